@@ -1,0 +1,223 @@
+"""The UDP sockets that carry the tunnel: whole batches per system call where the kernel can, plain elsewhere.
+
+Linux coalesces datagrams of one flow on receive (UDP_GRO, since 5.0) and splits one large send (UDP_SEGMENT, since
+4.18). Everything else gets the same interface with one datagram per call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from httpx_wireguard._errors import EndpointError
+
+BUFFER_SIZE = 1 << 22  # bytes asked of the kernel for each direction; it gives what it allows
+READ_SIZE = 65536  # bytes; the largest coalesced read
+SEND_PATIENCE_MS = 100  # how long a full socket buffer may hold up a send before datagrams are dropped
+
+# linux/udp.h, asm-generic/socket.h: Python has no names for them before 3.12 or at all
+_UDP_SEGMENT, _UDP_GRO = 103, 104
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_IP_RECVERR, _IPV6_RECVERR = 11, 25
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 10, 23, 0
+_MSG_ERRQUEUE = 0x2000
+_ERROR_NUMBER = struct.Struct("=I")  # ee_errno of struct sock_extended_err, linux/errqueue.h
+_SEGMENT = struct.Struct("=H")
+_COALESCED = struct.Struct("=i")
+_ANCILLARY_SIZE = 64  # bytes; one UDP_GRO message, with room
+_LINUX = sys.platform == "linux"
+
+_log = logging.getLogger("httpx_wireguard.udp")
+
+
+class UdpSocket:
+    """One non-blocking UDP socket of one address family."""
+
+    def __init__(self, family: socket.AddressFamily, port: int = 0, *, offload: bool = True) -> None:
+        """
+        Args:
+            port: local port; 0 for any.
+            offload: use UDP_GRO and UDP_SEGMENT if the kernel has them.
+
+        Raises:
+            EndpointError: the system gives no such socket, or the port is taken.
+        """
+        try:
+            self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise EndpointError(f"cannot open a UDP socket: {error}") from error
+        self.family = family
+        try:
+            self._socket.setblocking(False)
+            if family == socket.AF_INET6:
+                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            self._socket.bind(("", port))
+        except OSError as error:
+            self._socket.close()
+            raise EndpointError(f"cannot bind UDP port {port}: {error}") from error
+        self._grow_buffers()
+        self.coalesces = self.segments = False
+        if _LINUX:
+            self._set_linux_options(offload)
+        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._errors: list[tuple[tuple[Any, ...], OSError]] = []
+
+    def _grow_buffers(self) -> None:
+        forced = {socket.SO_RCVBUF: _SO_RCVBUFFORCE, socket.SO_SNDBUF: _SO_SNDBUFFORCE}
+        for option, force in forced.items():
+            try:
+                if not _LINUX:
+                    raise PermissionError
+                self._socket.setsockopt(socket.SOL_SOCKET, force, BUFFER_SIZE)  # needs CAP_NET_ADMIN
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER_SIZE)
+
+    def _set_linux_options(self, offload: bool) -> None:
+        level = socket.IPPROTO_IP if self.family == socket.AF_INET else socket.IPPROTO_IPV6
+        v4 = self.family == socket.AF_INET
+        with contextlib.suppress(OSError):  # ICMP errors are news about the endpoint
+            self._socket.setsockopt(level, _IP_RECVERR if v4 else _IPV6_RECVERR, 1)
+        with contextlib.suppress(OSError):  # a narrow path must fragment the outer packet, not lose it
+            self._socket.setsockopt(level, _IP_MTU_DISCOVER if v4 else _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
+        if not offload:
+            return
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+            self.coalesces = True
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
+            self.segments = True
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of full-size datagrams that the receive buffer holds.
+
+        The kernel counts its own overhead too: with the usual 212,992 bytes, 128 KiB in flight survive and 256 do
+        not (measured on Linux 6).
+        """
+        return int(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) * 0.6)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def local(self) -> tuple[Any, ...]:
+        """The socket's own address, as the system tells it."""
+        name: tuple[Any, ...] = self._socket.getsockname()
+        return name
+
+    def receive(self) -> tuple[memoryview, int, tuple[Any, ...]] | None:
+        """What waits: data, size of each datagram in it, and source; None when nothing does.
+
+        The data is valid until the next call. ICMP errors go to `take_errors`.
+        """
+        try:
+            if not self.coalesces:
+                length, source = self._socket.recvfrom_into(self._buffer)
+                return self._buffer[:length], length, source
+            length, ancillary, _, source = self._socket.recvmsg_into([self._buffer], _ANCILLARY_SIZE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            self._collect_errors()
+            return None
+        size = length
+        for level, kind, data in ancillary:
+            if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
+                (size,) = _COALESCED.unpack_from(data)
+        return self._buffer[:length], size, source
+
+    def take_errors(self) -> list[tuple[tuple[Any, ...], OSError]]:
+        """ICMP errors that came since the last call: the endpoint of the datagram, and what is wrong with it."""
+        errors, self._errors = self._errors, []
+        return errors
+
+    def _collect_errors(self) -> bool:
+        """Empty Linux' error queue, which would keep the socket "ready"; returns whether it held anything."""
+        found = False
+        if _LINUX:
+            with contextlib.suppress(OSError):
+                while True:
+                    _, ancillary, _, endpoint = self._socket.recvmsg(0, 512, _MSG_ERRQUEUE)
+                    found = True
+                    for _, kind, data in ancillary:
+                        if kind in (_IP_RECVERR, _IPV6_RECVERR) and endpoint:
+                            (number,) = _ERROR_NUMBER.unpack_from(data)
+                            self._errors.append((endpoint, OSError(number, os.strerror(number))))
+        return found
+
+    def send(self, buffers: list[bytes], segment_size: int, endpoint: tuple[Any, ...]) -> None:
+        """Send a run: datagrams of `segment_size` bytes, the last may be shorter, as consecutive buffers.
+
+        Raises:
+            OSError: the system refuses; some of the run may be lost, as with any UDP.
+        """
+        total = sum(map(len, buffers))
+        if total <= segment_size:
+            self._patiently(lambda: self._socket.sendmsg(buffers, [], 0, endpoint))
+            return
+        if self.segments:
+            option = [(socket.IPPROTO_UDP, _UDP_SEGMENT, _SEGMENT.pack(segment_size))]
+            try:
+                self._patiently(lambda: self._socket.sendmsg(buffers, option, 0, endpoint))
+                return
+            except OSError as error:
+                if error.errno not in (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOPROTOOPT):
+                    raise
+                _log.info("no segmented sends on this path (%s): one datagram a call from now on", error)
+                self.segments = False
+        data = memoryview(b"".join(buffers))
+        for start in range(0, total, segment_size):
+            datagram = data[start : start + segment_size]
+            self._patiently(lambda piece=datagram: self._socket.sendto(piece, endpoint))  # type: ignore[misc]  # mypy cannot infer lambda defaults
+
+    def _patiently(self, send: Callable[[], int]) -> None:
+        """Wait a little for a full buffer: dropping here would look like congestion."""
+        for _ in range(3):
+            try:
+                send()
+                return
+            except BlockingIOError:
+                select.select([], [self._socket], [], SEND_PATIENCE_MS / 1000)
+            except OSError:  # perhaps about an earlier datagram, and this one was not sent
+                if not self._collect_errors():
+                    raise
+        _log.debug("socket buffer full: datagrams dropped")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class UdpSockets:
+    """The sockets of one tunnel: at most one per address family, opened when first needed."""
+
+    def __init__(self, port: int | None, *, offload: bool = True) -> None:
+        """`port`: listen on it in both families; None: any port, and only the families that peers need."""
+        self._port = port or 0
+        self._offload = offload
+        self._by_family: dict[socket.AddressFamily, UdpSocket] = {}
+
+    def open(self, family: socket.AddressFamily) -> UdpSocket:
+        found = self._by_family.get(family)
+        if found is None:
+            found = self._by_family[family] = UdpSocket(family, self._port, offload=self._offload)
+        return found
+
+    def for_endpoint(self, endpoint: tuple[Any, ...]) -> UdpSocket:
+        return self.open(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET)
+
+    def __iter__(self) -> Iterator[UdpSocket]:
+        return iter(self._by_family.values())
+
+    def close(self) -> None:
+        for one in self._by_family.values():
+            one.close()

@@ -1,0 +1,53 @@
+"""Round-trip time and the retransmission timeout (RFC 6298)."""
+
+from __future__ import annotations
+
+INITIAL_RTO = 1.0  # seconds; RFC 6298 2.1
+MINIMUM_RTO = 0.2  # seconds; Deviates from RFC 6298 2.4 (1 s): Linux, FreeBSD and Windows all use less
+MAXIMUM_RTO = 120.0  # seconds; RFC 6298 2.5 allows any maximum of at least 60 s
+GRANULARITY = 0.001  # seconds; G of RFC 6298 2.3: drivers wake up no more exactly than this
+
+
+class RttEstimator:
+    """Smoothed round-trip time and its variance; all times in seconds."""
+
+    __slots__ = ("_backoff", "latest", "minimum", "smoothed", "timeout", "variance")
+
+    def __init__(self) -> None:
+        self.smoothed: float | None = None  # SRTT
+        self.variance = 0.0  # RTTVAR
+        self.latest: float | None = None
+        self.minimum: float | None = None
+        self._backoff = 0
+        self.timeout = INITIAL_RTO  # RTO with its backoff
+
+    def on_sample(self, rtt: float) -> None:
+        """One measurement of a segment that was sent once only (Karn's algorithm, RFC 6298 3)."""
+        self.latest = rtt
+        self.minimum = rtt if self.minimum is None else min(self.minimum, rtt)
+        if self.smoothed is None:  # RFC 6298 2.2
+            self.smoothed = rtt
+            self.variance = rtt / 2
+        else:  # RFC 6298 2.3: RTTVAR first, with the old SRTT
+            self.variance = 0.75 * self.variance + 0.25 * abs(self.smoothed - rtt)
+            self.smoothed = 0.875 * self.smoothed + 0.125 * rtt
+        self._backoff = 0
+        self._update()
+
+    def back_off(self) -> None:
+        """RFC 6298 5.5: double the timeout."""
+        self._backoff += 1
+        self._update()
+
+    def reset_backoff(self) -> None:
+        """New data was acknowledged: the path works again."""
+        if self._backoff:
+            self._backoff = 0
+            self._update()
+
+    def _update(self) -> None:
+        if self.smoothed is None:
+            base = INITIAL_RTO
+        else:
+            base = max(MINIMUM_RTO, self.smoothed + max(GRANULARITY, 4 * self.variance))
+        self.timeout = min(MAXIMUM_RTO, base * 2.0 ** min(self._backoff, 10))

@@ -1,0 +1,88 @@
+"""Builds the TCP segments of one connection as whole IP packets: the fast path out."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from httpx_wireguard._wire import PROTOCOL_TCP
+from httpx_wireguard._wire.checksum import checksum, ones_sum, pseudo_header_sum
+
+HOP_LIMIT = 64  # RFC 1700: the default time to live
+_FIXED = struct.Struct("!HHIIHHHH")  # RFC 9293 3.1 without options
+_IPV4 = struct.Struct("!BBHHHBBH4s4s")
+_IPV6 = struct.Struct("!IHBB16s16s")
+_DONT_FRAGMENT = 0x4000  # RFC 791 3.1
+
+
+class SegmentWriter:
+    """Headers of one connection; what does not change from segment to segment is computed once."""
+
+    __slots__ = ("_constant_sum", "_ip_headers", "_local", "_local_port", "_remote", "_remote_port")
+
+    def __init__(self, local: bytes, remote: bytes, local_port: int, remote_port: int) -> None:
+        self._local = local
+        self._remote = remote
+        self._local_port = local_port
+        self._remote_port = remote_port
+        self._constant_sum = pseudo_header_sum(local, remote, PROTOCOL_TCP, 0) + local_port + remote_port
+        self._ip_headers: dict[int, bytes] = {}  # by TCP length; two entries serve a bulk transfer
+
+    def run(
+        self,
+        sequence: int,
+        payloads: Sequence[bytes],
+        acknowledgment: int,
+        flags: int,
+        last_flags: int,
+        window: int,
+        options: bytes,
+    ) -> list[bytes]:
+        """Packets of consecutive segments from `sequence`; the last one also carries `last_flags`.
+
+        Args:
+            window: as it stands in the header, scaled.
+            options: a multiple of four bytes.
+        """
+        local_port, remote_port = self._local_port, self._remote_port
+        pack, from_bytes = _FIXED.pack, int.from_bytes
+        header_length = _FIXED.size + len(options)
+        word = header_length << 10 | flags
+        acknowledgment &= 0xFFFFFFFF
+        constant = self._constant_sum + acknowledgment + window + ones_sum(options) + header_length
+        packets: list[bytes] = []
+        last = len(payloads) - 1
+        for index, payload in enumerate(payloads):
+            length = len(payload)
+            if index == last:
+                word |= last_flags
+            sequence &= 0xFFFFFFFF
+            value = from_bytes(payload, "big")
+            if length & 1:
+                value <<= 8  # RFC 9293 3.1: padded on the right with zeros
+            total = (value + constant + length + sequence + word) % 0xFFFF  # 2**16 is 1 modulo 0xFFFF
+            packets.append(
+                self._ip_header(header_length + length)
+                + pack(local_port, remote_port, sequence, acknowledgment, word, window, 0xFFFF - total, 0)
+                + options
+                + payload
+            )
+            sequence += length
+        return packets
+
+    def _ip_header(self, tcp_length: int) -> bytes:
+        header = self._ip_headers.get(tcp_length)
+        if header is None:
+            header = self._build_ip_header(tcp_length)
+            if len(self._ip_headers) >= 8:
+                self._ip_headers.clear()
+            self._ip_headers[tcp_length] = header
+        return header
+
+    def _build_ip_header(self, tcp_length: int) -> bytes:
+        if len(self._local) == 16:
+            return _IPV6.pack(6 << 28, tcp_length, PROTOCOL_TCP, HOP_LIMIT, self._local, self._remote)
+        # identification 0: an atomic datagram needs none (RFC 6864 4.1)
+        fields = (0x45, 0, 20 + tcp_length, 0, _DONT_FRAGMENT, HOP_LIMIT, PROTOCOL_TCP)
+        header = _IPV4.pack(*fields, 0, self._local, self._remote)
+        return _IPV4.pack(*fields, checksum(header), self._local, self._remote)

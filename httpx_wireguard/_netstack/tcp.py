@@ -1,0 +1,754 @@
+"""One TCP connection: the state machine of RFC 9293, as hardened by RFC 5961 and extended by RFC 7323 and 2018."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
+
+from httpx_wireguard._errors import (
+    ConnectionRefused,
+    ConnectionReset,
+    ConnectionTimedOut,
+    DestinationUnreachable,
+    MalformedPacket,
+    WireGuardError,
+)
+from httpx_wireguard._netstack.addresses import IpAddress, readable
+from httpx_wireguard._netstack.receiver import WINDOW_SCALE, Receiver
+from httpx_wireguard._netstack.segment_writer import SegmentWriter
+from httpx_wireguard._netstack.sender import SEND_BUFFER, Sender
+from httpx_wireguard._netstack.sequence import unwrap
+from httpx_wireguard._wire.tcp import Flags, TcpHeader
+
+MSL = 30.0  # seconds; Deviates from RFC 9293 3.4.1 (2 minutes): Linux waits 60 s in TIME-WAIT
+SYN_RETRIES = 7  # R2 of a SYN: 1+2+4+…+64 s and the wait after, more than the 3 minutes of RFC 9293 MUST-23
+DATA_RETRIES = 15  # R2 of data: Linux' tcp_retries2, more than the 100 s of RFC 9293 SHLD-11
+ORPHAN_TIMEOUT = 60.0  # seconds in FIN-WAIT-2 with nobody to read; ours, as Linux' tcp_fin_timeout
+WRITE_LOW_WATER = SEND_BUFFER // 4  # bytes; ours: a waiting writer is woken once for many acknowledgments
+CHALLENGE_INTERVAL = 0.5  # seconds; RFC 5961 7 wants a limit, Linux' is this per connection
+
+MINIMUM_MSS = 88  # bytes; ours, after CVE-2019-11479: a tiny MSS only costs packets (Linux: 48 without options)
+
+_FIN, _SYN, _RST, _PSH, _ACK = (int(flag) for flag in (Flags.FIN, Flags.SYN, Flags.RST, Flags.PSH, Flags.ACK))
+# header prediction: 8 words of header, ACK with or without PSH, nothing but a timestamp option
+_FAST = struct.Struct("!IIHHIIII")
+_FAST_WORDS = frozenset({8 << 12 | _ACK, 8 << 12 | _ACK | _PSH})
+_TIMESTAMP_LAYOUT = 0x0101080A  # NOP, NOP, kind 8, length 10: RFC 7323 appendix A
+_TIMESTAMP = struct.Struct("!III")
+_SACK_EDGES = struct.Struct("!II")
+_TIMESTAMP_BYTES = 12
+
+
+class State(Enum):
+    """RFC 9293 3.3.2; LISTEN is `TcpListener`."""
+
+    SYN_SENT = "SYN-SENT"
+    SYN_RECEIVED = "SYN-RECEIVED"
+    ESTABLISHED = "ESTABLISHED"
+    FIN_WAIT_1 = "FIN-WAIT-1"
+    FIN_WAIT_2 = "FIN-WAIT-2"
+    CLOSE_WAIT = "CLOSE-WAIT"
+    CLOSING = "CLOSING"
+    LAST_ACK = "LAST-ACK"
+    TIME_WAIT = "TIME-WAIT"
+    CLOSED = "CLOSED"
+
+
+_RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
+_SENDING = frozenset({State.ESTABLISHED, State.CLOSE_WAIT, State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK})
+_WRITABLE = frozenset({State.ESTABLISHED, State.CLOSE_WAIT})
+_OPENING = frozenset({State.SYN_SENT, State.SYN_RECEIVED})
+
+
+class Owner(Protocol):
+    """What a connection tells its stack."""
+
+    def touch(self, connection: TcpConnection) -> None:
+        """It may have something to send, or its timers moved."""
+
+    def wake(self, connection: TcpConnection) -> None:
+        """Its readiness may have changed."""
+
+    def on_established(self, connection: TcpConnection) -> None:
+        """A passive open finished."""
+
+    def on_closed(self, connection: TcpConnection) -> None:
+        """It is in CLOSED: forget it."""
+
+    def drop(self, reason: str) -> None:
+        """Count a packet that was thrown away."""
+
+
+class TcpConnection:
+    """A TCP connection and the socket of its user.
+
+    Sequence numbers are unwrapped integers inside and 32 bits on the wire. Times are monotonic seconds.
+    """
+
+    __slots__ = (
+        "_challenge_at",
+        "_close_at",
+        "_keepalive",
+        "_keepalive_at",
+        "_keepalive_probes",
+        "_last_received",
+        "_orphan",
+        "_owner",
+        "_persist_at",
+        "_persist_retries",
+        "_reset_due",
+        "_syn_due",
+        "_timestamp_echo",
+        "_timestamp_offset",
+        "_timestamps",
+        "_writer",
+        "error",
+        "hard_error_hint",
+        "local",
+        "local_address",
+        "passive",
+        "receiver",
+        "remote",
+        "remote_address",
+        "sender",
+        "state",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        local: tuple[IpAddress, int],
+        remote: tuple[IpAddress, int],
+        *,
+        initial_sequence: int,
+        mss: int,
+        socket_capacity: int,
+        timestamp_offset: int = 0,
+    ) -> None:
+        self._owner = owner
+        self.local_address, self.remote_address = local, remote
+        self.local, self.remote = readable(*local), readable(*remote)
+        self.state = State.SYN_SENT
+        self.passive = False
+        self.error: WireGuardError | None = None
+        self.hard_error_hint: str | None = None  # the last ICMP error, for the text of a later timeout
+        self.sender = Sender(initial_sequence, mss)
+        self.receiver = Receiver(0, mss, socket_capacity)
+        self._writer = SegmentWriter(local[0], remote[0], local[1], remote[1])
+        self._timestamps = False
+        self._timestamp_offset = timestamp_offset  # RFC 7323 5.4: no clock of ours on the wire
+        self._timestamp_echo = 0  # TS.Recent
+        self._syn_due = self._reset_due = False
+        self._orphan = False  # nobody holds the socket any more
+        self._close_at: float | None = None  # end of TIME-WAIT, or of an orphan's FIN-WAIT-2
+        self._persist_at: float | None = None
+        self._persist_retries = 0
+        self._challenge_at = float("-inf")
+        self._keepalive: tuple[float, float, int] | None = None  # idle, interval, count
+        self._keepalive_at: float | None = None
+        self._keepalive_probes = 0
+        self._last_received = 0.0
+
+    def __repr__(self) -> str:
+        return f"<TcpConnection {self.local} -> {self.remote} {self.state.value}>"
+
+    @property
+    def name(self) -> str:
+        """For error texts."""
+        return f"connection to {self.remote[0]} port {self.remote[1]}"
+
+    # -- opening (RFC 9293 3.10.1)
+
+    def open(self, now: float) -> None:
+        """Active open: send a SYN."""
+        self._start_syn(now)
+
+    def open_passive(self, syn: TcpHeader, now: float) -> None:
+        """RFC 9293 3.10.7.2 third step: a SYN came to a listener; answer SYN,ACK."""
+        self.passive = True
+        self.state = State.SYN_RECEIVED
+        self._accept_syn(syn, now)
+        self._start_syn(now)
+
+    def _start_syn(self, now: float) -> None:
+        sender = self.sender
+        sender.next = sender.unacknowledged + 1
+        sender.start_timer(now)
+        self._syn_due = True
+        self._owner.touch(self)
+
+    def _accept_syn(self, header: TcpHeader, now: float) -> None:
+        """Take the far side's initial sequence number and options from its SYN."""
+        options, sender, receiver = header.options, self.sender, self.receiver
+        receiver.next = header.sequence + 1
+        receiver.reset_edge()
+        default = 536 if len(self.local_address[0]) == 4 else 1220  # RFC 9293 MUST-15
+        mss = min(max(default if options.mss is None else options.mss, MINIMUM_MSS), sender.mss)
+        self._timestamps = options.timestamp_value is not None
+        if options.timestamp_value is not None:
+            self._timestamp_echo = options.timestamp_value
+            mss -= _TIMESTAMP_BYTES  # RFC 6691
+        sender.start(mss, sack=options.sack_permitted)
+        if options.window_scale is not None:  # RFC 7323 2.2: both or none
+            sender.scale = options.window_scale
+            receiver.scale = WINDOW_SCALE
+        sender.window = sender.largest_window = header.window  # never scaled in a SYN
+        self._last_received = now
+
+    # -- the user's calls (RFC 9293 3.9.1)
+
+    @property
+    def connected(self) -> bool:
+        """The three-way handshake is done (and may be over again)."""
+        return self.state not in _OPENING
+
+    @property
+    def at_eof(self) -> bool:
+        """The far side closed its half and everything before that was read."""
+        return self.receiver.fin_received and not self.receiver.buffered
+
+    @property
+    def readable(self) -> bool:
+        """`receive` would not come back empty-handed: data, the end of the stream or an error."""
+        return self.receiver.buffered > 0 or self.receiver.fin_received or self.error is not None
+
+    @property
+    def writable(self) -> bool:
+        """`send` would take something, or raise."""
+        sender = self.sender
+        return (
+            self.error is not None
+            or sender.fin_at is not None
+            or (self.state in _WRITABLE and sender.space >= WRITE_LOW_WATER)
+        )
+
+    def send(self, data: bytes | bytearray | memoryview, now: float) -> int:
+        """Queue bytes; returns how many were taken (0: wait until `writable`).
+
+        Raises:
+            ConnectionReset: the connection is closed for sending; or the connection's own error.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.sender.fin_at is not None or self.state is State.CLOSED:
+            raise ConnectionReset(f"{self.name}: already closed for sending")
+        space = self.sender.space
+        taken = min(len(data), space)
+        if taken:
+            self.sender.queue.append(bytes(data) if taken == len(data) else bytes(memoryview(data)[:taken]))
+            self._owner.touch(self)
+        return taken
+
+    def receive(self, max_bytes: int, now: float) -> bytes:
+        """Everything that is there, up to `max_bytes`; b"" when nothing is (see `at_eof`).
+
+        Data that arrived before an error is delivered before the error.
+        """
+        receiver = self.receiver
+        if receiver.buffered:
+            data = receiver.take(max_bytes, now, self.sender.rtt.smoothed)
+            if receiver.ack_now or receiver.window_update_due():
+                receiver.ack_now = True
+                self._owner.touch(self)
+            return data
+        if self.error is not None and not receiver.fin_received:
+            raise self.error
+        return b""
+
+    def shutdown_write(self, now: float) -> None:
+        """Send FIN after what is queued; reading goes on (RFC 9293 3.10.4)."""
+        if self.sender.fin_at is not None or self.state is State.CLOSED:
+            return
+        if self.state is State.SYN_SENT:
+            self.fail(ConnectionReset(f"{self.name}: closed here before it was open"))
+            return
+        self.sender.close()
+        if self.state in (State.ESTABLISHED, State.SYN_RECEIVED):
+            self._enter(State.FIN_WAIT_1)
+        elif self.state is State.CLOSE_WAIT:
+            self._enter(State.LAST_ACK)
+
+    def close(self, now: float) -> None:
+        """Give the socket up: an orderly end, or a reset where unread data would be lost (RFC 2525 2.17)."""
+        if self._orphan:
+            return
+        self._orphan = True
+        if self.receiver.buffered and self.state is not State.CLOSED:
+            self.abort(now)
+            return
+        self.shutdown_write(now)
+        if self.state is State.FIN_WAIT_2:
+            self._close_at = now + ORPHAN_TIMEOUT
+            self._owner.touch(self)
+
+    def abort(self, now: float, error: WireGuardError | None = None) -> None:
+        """RFC 9293 3.10.5: reset the connection and drop everything; waiters get `error`."""
+        self._orphan = True
+        if self.state in (State.CLOSED, State.TIME_WAIT):
+            self._enter_closed(None)
+            return
+        self._reset_due = self.state is not State.SYN_SENT
+        self.fail(error or ConnectionReset(f"{self.name}: aborted here"))
+
+    def set_keepalive(self, idle: float, interval: float, count: int, now: float) -> None:
+        """Probe an idle connection (RFC 9293 3.8.4); off unless asked for (MUST-25)."""
+        self._keepalive = (idle, interval, count)
+        self._keepalive_at = now + idle
+        self._owner.touch(self)
+
+    # -- input: the fast path
+
+    def receive_packets(self, packets: Sequence[bytes], offset: int, now: float) -> None:
+        """Segments of this connection, in order of arrival, as IP packets cut to their own length.
+
+        Args:
+            offset: where the TCP header begins in each of them.
+
+        Header prediction: data that continues the stream on an open connection is taken without an object made.
+        Everything else, and everything when this does not hold, goes through `receive_segment`.
+        """
+        receiver, sender = self.receiver, self.sender
+        unpack, data_at = _FAST.unpack_from, offset + 32
+        index, count = 0, len(packets)
+        while index < count:
+            run: list[bytes] = []
+            length = 0
+            if self.state in _RECEIVING and self._timestamps and not receiver.queue.bytes_held:
+                sequence = receiver.next & 0xFFFFFFFF
+                room = receiver.right_edge - receiver.next
+                una, echo = sender.unacknowledged & 0xFFFFFFFF, self._timestamp_echo
+                field = sender.window >> sender.scale
+                while index < count:
+                    packet = packets[index]
+                    payload = packet[data_at:]
+                    size = len(payload)
+                    if not size or length + size > room:
+                        break
+                    seq, ack, word, window, _, layout, value, _ = unpack(packet, offset + 4)
+                    if (
+                        seq != sequence
+                        or ack != una
+                        or word not in _FAST_WORDS
+                        or window != field
+                        or layout != _TIMESTAMP_LAYOUT
+                        or (value - echo) & 0x80000000
+                    ):
+                        break
+                    run.append(payload)
+                    length += size
+                    sequence = (sequence + size) & 0xFFFFFFFF
+                    echo = value
+                    index += 1
+            if run:
+                self._timestamp_echo = echo
+                self._last_received = now
+                receiver.on_in_order(run, length, now)
+            else:
+                packet = packets[index]
+                index += 1
+                try:
+                    header = TcpHeader.parse(packet, offset)
+                except MalformedPacket:
+                    self._owner.drop("malformed TCP header")
+                    continue
+                self.receive_segment(header, packet[offset + header.header_length :], now)
+        self._owner.touch(self)
+        self._owner.wake(self)
+
+    # -- input: RFC 9293 3.10.7, one method per numbered step
+
+    def receive_segment(self, header: TcpHeader, payload: bytes, now: float) -> None:
+        """Any segment for this connection; the reference that the fast path must equal."""
+        if self.state is State.SYN_SENT:
+            self._receive_in_syn_sent(header, payload, now)
+        elif self.state is not State.CLOSED:
+            self._receive_synchronized(header, payload, now)
+        self._owner.touch(self)
+        self._owner.wake(self)
+
+    def _receive_in_syn_sent(self, header: TcpHeader, payload: bytes, now: float) -> None:
+        """RFC 9293 3.10.7.3."""
+        sender = self.sender
+        acknowledgment = unwrap(header.acknowledgment, sender.unacknowledged)
+        has_ack = bool(header.flags & _ACK)
+        if has_ack and not sender.unacknowledged < acknowledgment <= sender.next:
+            return  # first: a half-open relic or a forgery. Deviates: no reset, the far side's own timers end it
+        if header.flags & _RST:  # second
+            if has_ack:
+                self.fail(ConnectionRefused(f"{self.name} refused by the far side: nothing listens there"))
+            return
+        if not header.flags & _SYN:
+            return  # fifth
+        self._accept_syn(header, now)  # fourth
+        if has_ack:
+            self._syn_due = False
+            sender.on_ack(acknowledgment, now)
+            sender.set_window(header.sequence, acknowledgment, header.window)  # a SYN's window is never scaled
+            self.receiver.ack_now = True
+            self._enter(State.ESTABLISHED)
+            self._last_received = now
+            self._receive_text(self.receiver.next, payload, bool(header.flags & _FIN), now)
+        else:  # MUST-10: simultaneous open
+            self.state = State.SYN_RECEIVED
+            self._syn_due = True
+
+    def _receive_synchronized(self, header: TcpHeader, payload: bytes, now: float) -> None:
+        """RFC 9293 3.10.7.4."""
+        receiver = self.receiver
+        sequence = unwrap(header.sequence, receiver.next)
+        length = len(payload) + bool(header.flags & _FIN) + bool(header.flags & _SYN)
+        if not self._passes_paws(header, sequence, length) or not receiver.acceptable(sequence, length):
+            self._on_unacceptable(header, sequence, length, now)
+            return
+        self._last_received = now
+        if header.flags & _RST:
+            self._on_reset(sequence)
+            return
+        if header.flags & _SYN:
+            self._on_syn(header, now)
+            return
+        if not header.flags & _ACK:
+            return  # fifth: drop
+        if self._timestamps and header.options.timestamp_value is not None and sequence <= receiver.next:
+            self._timestamp_echo = header.options.timestamp_value  # RFC 7323 4.3
+        if self._on_acknowledgment(header, sequence, len(payload), now):
+            self._receive_text(sequence, payload, bool(header.flags & _FIN), now)
+
+    def _passes_paws(self, header: TcpHeader, sequence: int, length: int) -> bool:
+        """RFC 7323 5.3 R1: an old duplicate shows by its timestamp; a reset is exempt."""
+        value = header.options.timestamp_value
+        if not self._timestamps or value is None or header.flags & _RST:
+            return True
+        return not (value - self._timestamp_echo) & 0x80000000
+
+    def _on_unacceptable(self, header: TcpHeader, sequence: int, length: int, now: float) -> None:
+        """First check failed: acknowledge, unless it was a reset. Without text the answer is limited in rate, or
+        two ends that disagree would answer each other for ever."""
+        if header.flags & _RST:
+            return
+        if self.state is State.TIME_WAIT and header.flags & _FIN:
+            self._close_at = now + 2 * MSL  # RFC 9293 3.10.7.4 eighth: the FIN came again
+        if length and sequence < self.receiver.next and not header.flags & _SYN:
+            self.receiver.duplicate = (sequence, min(sequence + length, self.receiver.next))
+            self.receiver.ack_now = True
+        else:
+            self._challenge(now)
+
+    def _challenge(self, now: float) -> None:
+        """RFC 5961 7: an acknowledgment that shows where we are, limited in rate."""
+        if now - self._challenge_at >= CHALLENGE_INTERVAL:
+            self._challenge_at = now
+            self.receiver.ack_now = True
+
+    def _on_reset(self, sequence: int) -> None:
+        """Second check, as hardened by RFC 5961 3.2: only the exact next sequence number resets."""
+        if sequence != self.receiver.next:
+            self._challenge(self._last_received)
+        elif self.state is State.SYN_RECEIVED and self.passive:
+            self._enter_closed(None)  # back to LISTEN, which never noticed
+        elif self.state is State.TIME_WAIT:
+            return  # RFC 1337: a reset must not cut TIME-WAIT short
+        else:
+            what = "refused by" if self.state is State.SYN_RECEIVED else "reset by"
+            kind = ConnectionRefused if self.state is State.SYN_RECEIVED else ConnectionReset
+            self.fail(kind(f"{self.name}: {what} the far side"))
+
+    def _on_syn(self, header: TcpHeader, now: float) -> None:
+        """Fourth check, RFC 5961 4.2: whatever the sequence number, a challenge."""
+        if self.state is State.SYN_RECEIVED:
+            self._syn_due = True  # our SYN,ACK was lost
+        else:
+            self._challenge(now)
+
+    def _on_acknowledgment(self, header: TcpHeader, sequence: int, length: int, now: float) -> bool:
+        """Fifth check; returns whether to go on to the text."""
+        sender = self.sender
+        acknowledgment = unwrap(header.acknowledgment, sender.unacknowledged)
+        if self.state is State.SYN_RECEIVED:
+            if not sender.unacknowledged < acknowledgment <= sender.next:
+                return False
+            self._syn_due = False
+            sender.on_ack(acknowledgment, now)
+            sender.set_window(sequence, acknowledgment, header.window << sender.scale)
+            self._enter(State.FIN_WAIT_1 if sender.fin_at is not None else State.ESTABLISHED)
+            if self.passive:
+                self._owner.on_established(self)
+            return True
+        if acknowledgment > sender.next or acknowledgment < sender.unacknowledged - max(sender.largest_window, 1):
+            self._challenge(now)  # RFC 5961 5.2
+            return False
+        window_changed = sender.update_window(sequence, acknowledgment, header.window)
+        if sender.window == 0:
+            sender.retries = 0  # MUST-35: a far side that answers may keep its window shut for ever
+        advanced = acknowledgment > sender.unacknowledged
+        duplicate = (  # RFC 5681 2
+            acknowledgment == sender.unacknowledged < sender.next
+            and not length
+            and not window_changed
+            and not header.flags & _FIN
+        )
+        if advanced:
+            sender.on_ack(acknowledgment, now)
+            self._persist_retries = 0
+        if header.options.sack_blocks or duplicate:
+            sender.on_sack(self._unwrap_blocks(header), duplicate, now)
+        return self._on_our_fin_acknowledged(now) if sender.fin_at is not None else True
+
+    def _unwrap_blocks(self, header: TcpHeader) -> list[tuple[int, int]]:
+        """Blocks inside what is in flight; others are duplicates (RFC 2883) or lies."""
+        sender = self.sender
+        low, high = sender.unacknowledged, sender.next
+        if not sender.sack:
+            return []
+        blocks = ((unwrap(left, low), unwrap(right, low)) for left, right in header.options.sack_blocks)
+        return [(left, right) for left, right in blocks if low < left < right <= high]
+
+    def _on_our_fin_acknowledged(self, now: float) -> bool:
+        """The states in which our FIN waits for its acknowledgment."""
+        sender = self.sender
+        assert sender.fin_at is not None
+        if sender.unacknowledged <= sender.fin_at:
+            return True
+        if self.state is State.FIN_WAIT_1:
+            self._enter(State.FIN_WAIT_2)
+            if self._orphan:
+                self._close_at = now + ORPHAN_TIMEOUT
+        elif self.state is State.CLOSING:
+            self._enter_time_wait(now)
+        elif self.state is State.LAST_ACK:
+            self._enter_closed(None)
+            return False
+        return True
+
+    def _receive_text(self, sequence: int, payload: bytes, fin: bool, now: float) -> None:
+        """Seventh and eighth: the segment text, then FIN. Urgent data is delivered in line (RFC 6093)."""
+        receiver = self.receiver
+        if self.state not in _RECEIVING:
+            return
+        if payload and self._orphan:
+            self.abort(now)  # RFC 9293 3.10.4: nobody will read it; say so
+            return
+        if fin:
+            end = sequence + len(payload)
+            if end < receiver.right_edge + 1 and (receiver.fin_at is None or receiver.fin_at == end):
+                receiver.fin_at = end
+        if receiver.fin_at is not None:
+            payload = payload[: max(receiver.fin_at - sequence, 0)]  # nothing comes after the end
+        if payload:
+            receiver.on_data(sequence, payload, now)
+        if receiver.fin_at is not None and receiver.next >= receiver.fin_at and not receiver.fin_received:
+            self._on_fin(now)
+        elif fin:
+            receiver.ack_now = True
+
+    def _on_fin(self, now: float) -> None:
+        """Eighth: the far side's half is complete."""
+        receiver = self.receiver
+        receiver.fin_received = True
+        receiver.next += 1
+        receiver.ack_now = True
+        if self.state is State.ESTABLISHED:
+            self._enter(State.CLOSE_WAIT)
+        elif self.state is State.FIN_WAIT_1:
+            self._enter(State.CLOSING)
+        elif self.state is State.FIN_WAIT_2:
+            self._enter_time_wait(now)
+
+    # -- ICMP errors (RFC 9293 3.9.2.2, RFC 5927)
+
+    def on_unreachable(self, text: str, hard: bool, sequence: int) -> None:
+        """An ICMP error quoted `sequence`: believed only if that is in flight (RFC 5927 4.1)."""
+        if not self._in_flight(sequence):
+            return
+        self.hard_error_hint = text
+        if hard and self.state in _OPENING:  # MUST-56: soft errors, and errors of open connections, only inform
+            self.fail(DestinationUnreachable(f"{self.name}: {text} (ICMP from inside the tunnel)"))
+
+    def on_packet_too_big(self, mss: int, sequence: int) -> bool:
+        """The path takes TCP payloads of at most `mss` bytes, options included (RFC 1191, RFC 8201)."""
+        if not self._in_flight(sequence):
+            return False
+        self.sender.set_mss(max(mss, MINIMUM_MSS) - (_TIMESTAMP_BYTES if self._timestamps else 0))
+        self._owner.touch(self)
+        return True
+
+    def _in_flight(self, sequence: int) -> bool:
+        unwrapped = unwrap(sequence, self.sender.unacknowledged)
+        return self.sender.unacknowledged <= unwrapped < self.sender.next
+
+    # -- timers
+
+    def next_timeout(self) -> float | None:
+        """The earliest of the connection's timers, or None."""
+        timers = (
+            self.sender.retransmit_at,
+            self.receiver.ack_deadline,
+            self._persist_at,
+            self._close_at,
+            self._keepalive_at,
+        )
+        return min((timer for timer in timers if timer is not None), default=None)
+
+    def handle_timeout(self, now: float) -> None:
+        """Run the timers that are due; spurious calls are no-ops."""
+        sender, receiver = self.sender, self.receiver
+        if self._close_at is not None and now >= self._close_at:
+            self._enter_closed(None)
+            return
+        if receiver.ack_deadline is not None and now >= receiver.ack_deadline:
+            receiver.on_ack_timeout()
+        if sender.retransmit_at is not None and now >= sender.retransmit_at:
+            self._on_retransmission_timeout(now)
+        if self._persist_at is not None and now >= self._persist_at:
+            self._probe_zero_window(now)
+        if self._keepalive_at is not None and now >= self._keepalive_at:
+            self._probe_idle(now)
+        self._owner.touch(self)
+
+    def _on_retransmission_timeout(self, now: float) -> None:
+        sender = self.sender
+        opening = self.state in _OPENING
+        if sender.retries >= (SYN_RETRIES if opening else DATA_RETRIES):  # R2: RFC 9293 3.8.3
+            hint = f"; {self.hard_error_hint}" if self.hard_error_hint else ""
+            what = "no answer to SYN" if opening else "no acknowledgment"
+            self.fail(ConnectionTimedOut(f"{self.name}: {what} after {sender.retries} retransmissions{hint}"))
+            return
+        sender.on_retransmission_timeout(now)
+        self._syn_due = opening
+
+    def _probe_zero_window(self, now: float) -> None:
+        """RFC 9293 3.8.6.1: an old sequence number draws an acknowledgment with the window of the day."""
+        self._persist_at = None
+        if self.sender.window_closed:
+            self._persist_retries += 1
+            self._probe_due()
+
+    def _probe_idle(self, now: float) -> None:
+        """RFC 9293 3.8.4."""
+        assert self._keepalive is not None
+        idle, interval, count = self._keepalive
+        if now < self._last_received + idle:
+            self._keepalive_probes = 0
+            self._keepalive_at = self._last_received + idle
+        elif self.state in _OPENING or self.sender.next > self.sender.unacknowledged:
+            self._keepalive_at = now + idle  # retransmissions already watch the far side
+        elif self._keepalive_probes >= count:
+            self._reset_due = True
+            self.fail(ConnectionTimedOut(f"{self.name}: {count} keep-alive probes went unanswered"))
+        else:
+            self._keepalive_probes += 1
+            self._keepalive_at = now + interval
+            self._probe_due()
+
+    def _probe_due(self) -> None:
+        self.sender.probe_due = True
+
+    # -- output
+
+    def packets_to_send(self, now: float) -> list[bytes]:
+        """Everything due, as IP packets; an acknowledgment of its own only when no data carries it."""
+        if self._reset_due:
+            return self._reset_packets()
+        if self._syn_due:
+            self._syn_due = False
+            return [self._syn_packet(now)]
+        if self.state in _OPENING or self.state is State.CLOSED:
+            return []
+        receiver, sender = self.receiver, self.sender
+        packets: list[bytes] = []
+        if self.state in _SENDING and (sender.next < sender.end or sender.board.lost_below > sender.unacknowledged):
+            runs = sender.runs_to_send(now)
+            if runs:
+                window, options = receiver.window_field(), self._options(now, with_sack=receiver.ack_now)
+                if sender.more_due:
+                    self._owner.touch(self)
+                for run in runs:
+                    last = _PSH | (_FIN if run.fin else 0)
+                    packets += self._writer.run(run.sequence, run.payloads, receiver.next, _ACK, last, window, options)
+        if not packets and sender.probe_due:
+            packets.append(self._empty(sender.unacknowledged - 1, now))
+        elif not packets and receiver.ack_now:
+            packets.append(self._empty(sender.next, now))
+        if packets:
+            receiver.on_ack_sent()
+            sender.probe_due = False
+        self._arm_persist(now)
+        return packets
+
+    def _arm_persist(self, now: float) -> None:
+        sender = self.sender
+        if self.state not in _SENDING or not sender.window_closed:
+            self._persist_at = None
+        elif self._persist_at is None:
+            self._persist_at = now + min(sender.rtt.timeout * 2.0 ** min(self._persist_retries, 10), 60.0)
+
+    def _empty(self, sequence: int, now: float) -> bytes:
+        receiver = self.receiver
+        options = self._options(now, with_sack=True)
+        return self._writer.run(sequence, [b""], receiver.next, _ACK, 0, receiver.window_field(), options)[0]
+
+    def _syn_packet(self, now: float) -> bytes:
+        sender, receiver = self.sender, self.receiver
+        answering = self.state is State.SYN_RECEIVED
+        options = struct.pack("!BBH", 2, 4, receiver.mss)
+        if not answering or sender.sack:
+            options += b"\x01\x01\x04\x02"  # NOP, NOP, SACK permitted: RFC 2018 2
+        if not answering or self._timestamps:
+            options += self._timestamp_option(now)
+        if not answering or receiver.scale:
+            options += struct.pack("!BBBB", 1, 3, 3, WINDOW_SCALE)
+        flags = _SYN | (_ACK if answering else 0)
+        acknowledgment = receiver.next if answering else 0
+        window = receiver.syn_window_field()
+        receiver.on_ack_sent()
+        return self._writer.run(sender.unacknowledged, [b""], acknowledgment, flags, 0, window, options)[0]
+
+    def _reset_packets(self) -> list[bytes]:
+        """RFC 9293 3.10.5: <SEQ=SND.NXT><CTL=RST>; ACK too, as every stack does."""
+        self._reset_due = False
+        writer, sender = self._writer, self.sender
+        return writer.run(sender.next, [b""], self.receiver.next, _RST | _ACK, 0, 0, b"")
+
+    def _timestamp_option(self, now: float) -> bytes:
+        value = (int(now * 1000) + self._timestamp_offset) & 0xFFFFFFFF  # RFC 7323 5.4: a tick of 1 ms
+        return _TIMESTAMP.pack(_TIMESTAMP_LAYOUT, value, self._timestamp_echo)
+
+    def _options(self, now: float, *, with_sack: bool) -> bytes:
+        options = self._timestamp_option(now) if self._timestamps else b""
+        if with_sack and self.sender.sack and (self.receiver.duplicate is not None or self.receiver.queue.bytes_held):
+            blocks = self.receiver.sack_blocks(3 if options else 4)  # RFC 2018 3: what fits 40 bytes of options
+            edges = b"".join(_SACK_EDGES.pack(left & 0xFFFFFFFF, right & 0xFFFFFFFF) for left, right in blocks)
+            options += struct.pack("!BBBB", 1, 1, 5, 2 + len(edges)) + edges
+        return options
+
+    # -- state changes
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._owner.touch(self)
+        self._owner.wake(self)
+
+    def _enter_time_wait(self, now: float) -> None:
+        self._close_at = now + 2 * MSL
+        self._stop_timers()
+        self._enter(State.TIME_WAIT)
+
+    def _stop_timers(self) -> None:
+        self.sender.retransmit_at = self._persist_at = self._keepalive_at = None
+        self.receiver.ack_deadline = None
+
+    def fail(self, error: WireGuardError) -> None:
+        """The connection is over; every waiter gets `error`, after the data that came before it."""
+        self.error = self.error or error
+        self._enter_closed(error)
+
+    def _enter_closed(self, error: WireGuardError | None) -> None:
+        self._close_at = None
+        self._stop_timers()
+        self._syn_due = False
+        if error is not None or self._orphan:
+            self.sender.discard()
+        self._enter(State.CLOSED)
+        self._owner.on_closed(self)

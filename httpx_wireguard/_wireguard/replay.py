@@ -1,0 +1,59 @@
+"""Which counters a session has already received."""
+
+from __future__ import annotations
+
+from .constants import REJECT_AFTER_MESSAGES, REPLAY_WINDOW
+
+
+class ReplayWindow:
+    """A sliding window over received counters, on RFC 6479's ring that is never shifted.
+
+    One byte per counter instead of one bit: a run of consecutive counters is then one slice assignment, and
+    8 KiB a session is little. Nothing here knows whether a counter is authentic: mark only after authentication.
+    """
+
+    __slots__ = ("_seen", "next")
+
+    def __init__(self) -> None:
+        self._seen = bytearray(REPLAY_WINDOW)  # at counter % REPLAY_WINDOW
+        self.next = 0  # one past the highest counter marked
+
+    def next_unchecked(self) -> int:
+        """Return the counter that a run in order goes on with and that needs no `is_fresh`; -1 near the limit.
+
+        A run has at most 2^16 messages (one UDP read), so it cannot cross the limit from farther away.
+        """
+        return self.next if self.next < REJECT_AFTER_MESSAGES - 2**16 else -1
+
+    def is_fresh(self, counter: int) -> bool:
+        """Return whether `counter` is inside the limits of a session, not too old, and not yet marked."""
+        if counter >= self.next:
+            return counter < REJECT_AFTER_MESSAGES
+        return counter >= self.next - REPLAY_WINDOW and not self._seen[counter % REPLAY_WINDOW]
+
+    def mark(self, counter: int) -> None:
+        """Note one counter that `is_fresh`."""
+        if counter >= self.next:
+            self._forget(self.next, counter)
+            self.next = counter + 1
+        self._seen[counter % REPLAY_WINDOW] = 1
+
+    def mark_through(self, end: int) -> None:
+        """Note every counter from `next` up to, not including, `end`."""
+        self._fill(self.next, end, b"\1")
+        self.next = max(end, self.next)
+
+    def _forget(self, start: int, end: int) -> None:
+        self._fill(start, end, b"\0")
+
+    def _fill(self, start: int, end: int, value: bytes) -> None:
+        count = end - start
+        if count <= 0:
+            return
+        if count >= REPLAY_WINDOW:
+            self._seen[:] = value * REPLAY_WINDOW
+            return
+        first = start % REPLAY_WINDOW
+        until_wrap = min(count, REPLAY_WINDOW - first)
+        self._seen[first : first + until_wrap] = value * until_wrap
+        self._seen[: count - until_wrap] = value * (count - until_wrap)
