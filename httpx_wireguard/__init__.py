@@ -1,10 +1,10 @@
 """An HTTP client, and only that client, speaks through a WireGuard tunnel inside its own process.
 
-    import httpx
-    from httpx_wireguard import WireGuardTransport
+import httpx
+from httpx_wireguard import WireGuardTransport
 
-    with httpx.Client(transport=WireGuardTransport("wg0.conf")) as client:
-        print(client.get("http://intranet.example/").text)
+with httpx.Client(transport=WireGuardTransport("wg0.conf")) as client:
+    print(client.get("http://intranet.example/").text)
 """
 
 from httpx_wireguard._config import Config, PeerConfig

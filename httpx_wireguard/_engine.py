@@ -115,7 +115,7 @@ class Engine:
         return self.stack.open_udp(local_port, None if remote is None else (self._routed(remote[0]), remote[1]))
 
     def send_udp(self, socket: UdpSocket, data: bytes, now: float, to: tuple[str, int] | None = None) -> None:
-        """Send one datagram to the socket's remote, or to (IP address, port). Raises as `open_tcp`, and MessageTooLong."""
+        """Send one datagram to the socket's remote, or to (IP address, port). Raises as `open_tcp`; MessageTooLong."""
         self._check_open()
         socket.send(data, now, None if to is None else (self._routed(to[0]), to[1]))
 
@@ -163,7 +163,8 @@ class Engine:
             )
         if peer.last_error is not None:
             return EndpointUnreachable(
-                f"datagrams to {endpoint} come back: {peer.last_error}; compare Endpoint = with the server's ListenPort ="
+                f"datagrams to {endpoint} come back: {peer.last_error}; "
+                "compare Endpoint = with the server's ListenPort ="
             )
         return HandshakeTimeout(
             endpoint,
@@ -192,6 +193,3 @@ def readable_endpoint(endpoint: tuple[Any, ...] | None) -> str:
         return "a peer without endpoint"
     host, port = endpoint[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-

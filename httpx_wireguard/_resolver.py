@@ -33,6 +33,7 @@ from httpx_wireguard._errors import (
     ConnectionTimedOut,
     DestinationUnreachable,
     NameResolutionError,
+    NoRoute,
     OperationTimeout,
     TunnelClosed,
     WireGuardError,
@@ -78,21 +79,28 @@ class UdpSocket(Protocol):
 
 
 class TunnelNetwork(Protocol):
-    """What name resolution needs of a tunnel's engine. Every method is called with the driver's lock held."""
+    """What name resolution needs of a tunnel. Every method is called with the driver's lock held."""
 
-    def open_udp(self, local_port: int = 0, remote: tuple[str, int] | None = None) -> UdpSocket:
-        """A UDP socket; port 0 picks a random free one."""
+    def open_udp(self, remote: tuple[str, int], now: float) -> UdpSocket:
+        """A connected UDP socket on a random local port."""
 
     def open_tcp(self, remote: tuple[str, int], now: float) -> StreamSocket:
         """A TCP socket with its SYN under way."""
 
-    def explain_silence(self, host: str, now: float) -> WireGuardError | None:
-        """Why nothing can come back from an IP address, such as a handshake without an answer; None when unknown."""
+    def diagnose(self, address: str) -> WireGuardError | None:
+        """Why nothing can come back from `address`, such as a handshake without an answer; None when unknown."""
 
 
 def local_family(local_address: str | None) -> int | None:
-    """The IP version that a local address confines a connection to; "0.0.0.0" and "::" mean nothing else."""
-    return None if local_address is None else ipaddress.ip_address(local_address).version
+    """The IP version that a local address confines a connection to; "0.0.0.0" and "::" mean nothing else.
+
+    Raises:
+        NoRoute: not an IP address.
+    """
+    try:
+        return None if local_address is None else ipaddress.ip_address(local_address).version
+    except ValueError as error:
+        raise NoRoute(f"local address {local_address!r} is not an IP address", str(local_address)) from error
 
 
 def literal_address(host: str) -> str | None:
@@ -202,7 +210,7 @@ class TunnelNameserver(dns.nameserver.Nameserver):
     def _exchange_udp(self, request: dns.message.QueryMessage, deadline: float) -> dns.message.Message:
         driver = self._driver
         with driver.lock:
-            sock = self._network.open_udp(remote=self._remote)
+            sock = self._network.open_udp(self._remote, driver.now())
         try:
             with driver.lock:
                 sock.send(request.to_wire(), driver.now())
@@ -396,16 +404,16 @@ class Resolver:
     def timeout_error(self, host: str) -> NameResolutionError:
         """What to raise when the deadline passed without an answer."""
         servers = self.servers or ("this host's resolver",)
-        problem = next(filter(None, map(self.explain_silence, self.servers)), None)
+        problem = next(filter(None, map(self.diagnose, self.servers)), None)
         detail = f": {problem}" if problem else ""
         error = NameResolutionTimeout(host, f"no answer from {' or '.join(servers)} in time{detail}", self.servers)
         error.__cause__ = problem
         return error
 
-    def explain_silence(self, address: str) -> WireGuardError | None:
+    def diagnose(self, address: str) -> WireGuardError | None:
         """Why nothing can come back from `address`, if the tunnel knows."""
         with self._driver.lock:
-            return self._network.explain_silence(address, self._driver.now())
+            return self._network.diagnose(address)
 
     def _literal_lookup(self, host: str, address: str, version: int | None) -> Lookup:
         own = 6 if ":" in address else 4
@@ -720,7 +728,7 @@ class _Connector:
         if not race.racing and not race.failures:
             return most_telling(race.lookup_errors) or self._resolver.timeout_error(self._host)
         for address in race.racing:
-            if problem := self._resolver.explain_silence(address):
+            if problem := self._resolver.diagnose(address):
                 return problem
         seconds = self._driver.now() - self._started
         reasons = [f"{address}: no answer" for address in race.racing]

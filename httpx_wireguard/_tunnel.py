@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from httpx_wireguard._config import Config, Endpoint, PeerConfig
+from httpx_wireguard._config import Config, Endpoint
 from httpx_wireguard._drivers.entropy import SystemEntropy
 from httpx_wireguard._drivers.sync import SyncDriver
 from httpx_wireguard._drivers.udp import UdpSockets
@@ -81,6 +81,7 @@ class Tunnel:
         conf: str | os.PathLike[str] | Config,
         *,
         dns: Sequence[str] | Literal["system"] | None = None,
+        udp_host: str | None = None,
         udp_offload: bool = True,
     ) -> None:
         """
@@ -88,6 +89,7 @@ class Tunnel:
             conf: path of a wg-quick file, or a `Config`.
             dns: addresses of DNS servers inside the tunnel, in place of the configuration's; "system" resolves names
                 by this host's own resolver, outside the tunnel.
+            udp_host: this host's address to send from and listen on; None leaves the choice to the system.
             udp_offload: coalesce and split datagrams in the kernel where it can (Linux).
 
         Raises:
@@ -97,6 +99,7 @@ class Tunnel:
         self._system_dns = dns == "system"
         servers = self.config.dns if dns is None or dns == "system" else dns
         self._servers = tuple(str(server) for server in servers)
+        self._udp_host = udp_host
         self._udp_offload = udp_offload
         self._start_lock = threading.Lock()
         self._driver: SyncDriver | None = None
@@ -173,7 +176,7 @@ class Tunnel:
             return self._driver
 
     def _start_driver(self) -> SyncDriver:
-        sockets = UdpSockets(self.config.listen_port, offload=self._udp_offload)
+        sockets = UdpSockets(self._udp_host, self.config.listen_port, offload=self._udp_offload)
         try:
             candidates = {
                 peer.public_key: _resolve(peer.endpoint) for peer in self.config.peers if peer.endpoint is not None
@@ -208,8 +211,8 @@ class Tunnel:
         """In a forked child: the tunnel stays the parent's."""
         self._start_lock = threading.Lock()
         self._closed = TunnelClosed(
-            "this process was forked from the one that started the tunnel, and two processes must not use one session's "
-            "keys; open a tunnel of its own after the fork"
+            "this process was forked from the one that started the tunnel, and two processes must not use the keys of "
+            "one session; open a tunnel of its own after the fork"
         )
         if self._driver is not None:
             self._driver.abandon(self._closed)
@@ -287,6 +290,11 @@ class Tunnel:
                 driver.pump()
 
     # -- watching
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port on which peers reach this tunnel; starts it."""
+        return next(iter(self._running_driver().sockets)).port
 
     def stats(self) -> TunnelStats:
         """Counters as they stand now; zeros before the start."""
@@ -419,9 +427,13 @@ def _open_sockets(sockets: UdpSockets, candidates: Iterable[list[tuple[Any, ...]
                 if not found:
                     raise
     if not list(sockets):
-        sockets.open(socket.AF_INET)
-        with contextlib.suppress(EndpointError):
-            sockets.open(socket.AF_INET6)
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(EndpointError):
+                sockets.open(family)
+    if not list(sockets):
+        raise EndpointError(
+            "no UDP socket can be opened: is ListenPort = taken, or the local address not this host's?"
+        )
     return min(one.capacity for one in sockets)
 
 

@@ -95,7 +95,7 @@ class SyncDriver:
     def __init__(self, engine: Engine, sockets: UdpSockets) -> None:
         self.engine = engine
         self.lock = threading.Lock()
-        self._sockets = sockets
+        self.sockets = sockets
         self._driver: object | None = None  # who receives: a waiter, or this driver itself for its thread
         self._waiters: dict[_Waiter, None] = {}
         self._by_socket: dict[Socket, list[_Waiter]] = {}
@@ -204,7 +204,7 @@ class SyncDriver:
         self._close_sockets()
 
     def _close_sockets(self) -> None:
-        self._sockets.close()
+        self.sockets.close()
         self._thread_wake_up.close()
         self._caller_wake_up.close()
 
@@ -262,7 +262,7 @@ class SyncDriver:
             while not self._stopped:
                 drained = self._receive_until(ready)
                 if ready():
-                    return  # without a pump: the caller reads first, so that one acknowledgment tells of data and window
+                    return  # without a pump: the caller reads first, and one acknowledgment tells of data and window
                 self.pump()
                 if ready() or (deadline is not None and time.monotonic() >= deadline):
                     return
@@ -286,7 +286,7 @@ class SyncDriver:
         until = min((t for t in (timer, deadline) if t is not None), default=math.inf)
         timeout = None if until == math.inf else max(until - time.monotonic(), 0.0)
         who, self._sleeping_until = self._driver, until
-        readers = [wake_up, *self._sockets]
+        readers = [wake_up, *self.sockets]
         self.lock.release()
         try:
             _wait_readable(readers, timeout)
@@ -342,7 +342,7 @@ class SyncDriver:
         """One read of each UDP socket; returns whether there was anything."""
         found = False
         now = time.monotonic()
-        for one in self._sockets:
+        for one in self.sockets:
             batch = one.receive()
             if batch is not None:
                 found = True
@@ -363,7 +363,7 @@ class SyncDriver:
                 del self._racing[endpoint]
         for target in targets:
             try:
-                self._sockets.for_endpoint(target).send(buffers, segment_size, target)
+                self.sockets.for_endpoint(target).send(buffers, segment_size, target)
             except OSError as error:
                 self.engine.on_send_error(target, error)
 

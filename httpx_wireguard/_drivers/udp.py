@@ -41,9 +41,10 @@ _log = logging.getLogger("httpx_wireguard.udp")
 class UdpSocket:
     """One non-blocking UDP socket of one address family."""
 
-    def __init__(self, family: socket.AddressFamily, port: int = 0, *, offload: bool = True) -> None:
+    def __init__(self, family: socket.AddressFamily, host: str = "", port: int = 0, *, offload: bool = True) -> None:
         """
         Args:
+            host: local address; "" for any.
             port: local port; 0 for any.
             offload: use UDP_GRO and UDP_SEGMENT if the kernel has them.
 
@@ -59,10 +60,10 @@ class UdpSocket:
             self._socket.setblocking(False)
             if family == socket.AF_INET6:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            self._socket.bind(("", port))
+            self._socket.bind((host, port))
         except OSError as error:
             self._socket.close()
-            raise EndpointError(f"cannot bind UDP port {port}: {error}") from error
+            raise EndpointError(f"cannot bind UDP {host or '*'} port {port}: {error}") from error
         self._grow_buffers()
         self.coalesces = self.segments = False
         if _LINUX:
@@ -110,10 +111,10 @@ class UdpSocket:
         return self._socket.fileno()
 
     @property
-    def local(self) -> tuple[Any, ...]:
-        """The socket's own address, as the system tells it."""
-        name: tuple[Any, ...] = self._socket.getsockname()
-        return name
+    def port(self) -> int:
+        """The local port."""
+        port: int = self._socket.getsockname()[1]
+        return port
 
     def receive(self) -> tuple[memoryview, int, tuple[Any, ...]] | None:
         """What waits: data, size of each datagram in it, and source; None when nothing does.
@@ -200,23 +201,34 @@ class UdpSocket:
 class UdpSockets:
     """The sockets of one tunnel: at most one per address family, opened when first needed."""
 
-    def __init__(self, port: int | None, *, offload: bool = True) -> None:
-        """`port`: listen on it in both families; None: any port, and only the families that peers need."""
+    def __init__(self, host: str | None, port: int | None, *, offload: bool = True) -> None:
+        """
+        Args:
+            host: local address, which confines the tunnel to its family; None for any.
+            port: local port; None for any.
+        """
+        self._host = host
         self._port = port or 0
         self._offload = offload
         self._by_family: dict[socket.AddressFamily, UdpSocket] = {}
 
     def open(self, family: socket.AddressFamily) -> UdpSocket:
+        """
+        Raises:
+            EndpointError: the system gives no such socket, or the local address is of the other family.
+        """
         found = self._by_family.get(family)
         if found is None:
-            found = self._by_family[family] = UdpSocket(family, self._port, offload=self._offload)
+            if self._host is not None and (":" in self._host) != (family == socket.AF_INET6):
+                raise EndpointError(f"the local address {self._host} cannot send to addresses of the other IP version")
+            found = self._by_family[family] = UdpSocket(family, self._host or "", self._port, offload=self._offload)
         return found
 
     def for_endpoint(self, endpoint: tuple[Any, ...]) -> UdpSocket:
         return self.open(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET)
 
     def __iter__(self) -> Iterator[UdpSocket]:
-        return iter(self._by_family.values())
+        return iter(list(self._by_family.values()))
 
     def close(self) -> None:
         for one in self._by_family.values():

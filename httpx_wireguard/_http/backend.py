@@ -15,6 +15,7 @@ from httpx_wireguard._config import Config
 from httpx_wireguard._errors import WireGuardError
 from httpx_wireguard._streams import Stream
 from httpx_wireguard._tls import SupportsWrapBio
+from httpx_wireguard._tunnel import Tunnel
 
 logger = logging.getLogger("httpx_wireguard.http")
 
@@ -54,7 +55,7 @@ class WireGuardBackend(httpcore.NetworkBackend):
     ) -> None:
         self._owns_tunnel = isinstance(conf, (str, os.PathLike, Config))
         if self._owns_tunnel:
-            self._tunnel = _open_tunnel(cast("str | os.PathLike[str] | Config", conf), dns)
+            self._tunnel: TunnelLike = Tunnel(cast("str | os.PathLike[str] | Config", conf), dns=dns)
         elif dns is not None:
             raise TypeError("dns= belongs to the tunnel: pass it to Tunnel(), or pass a path or a Config here")
         else:
@@ -156,13 +157,6 @@ class WireGuardNetworkStream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
-
-
-def _open_tunnel(conf: str | os.PathLike[str] | Config, dns: Sequence[str] | Literal["system"] | None) -> TunnelLike:
-    from httpx_wireguard._tunnel import Tunnel  # type: ignore[attr-defined, unused-ignore]  # written apart
-
-    tunnel: TunnelLike = Tunnel(conf, dns=dns)
-    return tunnel
 
 
 def _raise_as(error: OSError, timeout_class: type[Exception], error_class: type[Exception]) -> NoReturn:
