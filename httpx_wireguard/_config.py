@@ -21,7 +21,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
-from ._errors import ConfigError
+from httpx_wireguard._errors import ConfigError
 
 __all__ = ["Config", "Endpoint", "PeerConfig", "SecretKey"]
 
@@ -286,7 +286,7 @@ def _find_conflict(
 
 def _own_public_key(private_key: SecretKey) -> bytes:
     # Here, not above: reading a configuration's shape must not need the protocol's modules, which import this one.
-    from ._wireguard.crypto import PrivateKey
+    from httpx_wireguard._wireguard.crypto import PrivateKey
 
     return PrivateKey(private_key.reveal()).public
 

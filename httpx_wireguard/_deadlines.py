@@ -35,6 +35,13 @@ class Deadlines(Generic[_T]):
         if queued is None or due < queued:
             self._queued[item] = due
             heapq.heappush(self._heap, (due, next(self._counter), item))
+            if len(self._heap) > 4 * len(self._due) + 64:  # ours: stale entries with far deadlines would pile up
+                self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._queued = dict(self._due)
+        self._heap = [(due, next(self._counter), item) for item, due in self._due.items()]
+        heapq.heapify(self._heap)
 
     def next(self) -> float | None:
         """The earliest time at which an item may be due; None when there is none."""
@@ -51,9 +58,8 @@ class Deadlines(Generic[_T]):
     def take_due(self, now: float) -> list[_T]:
         """Remove and return the items whose deadline is at or before `now`."""
         ready: list[_T] = []
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            when, _, item = heapq.heappop(heap)
+        while self._heap and self._heap[0][0] <= now:
+            when, _, item = heapq.heappop(self._heap)
             if self._queued.get(item) != when:
                 continue  # an older entry of an item that was queued again
             del self._queued[item]

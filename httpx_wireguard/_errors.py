@@ -135,3 +135,7 @@ class NameResolutionError(TunnelError, socket.gaierror):
         self.host = host
         self.servers = servers
         self.rcode = rcode
+
+
+class NameResolutionTimeout(NameResolutionError, OperationTimeout):
+    """No DNS server answered in time."""

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from httpx_wireguard._config import Config, Endpoint
+from httpx_wireguard._connect import connect
 from httpx_wireguard._drivers.entropy import SystemEntropy
 from httpx_wireguard._drivers.sync import SyncDriver
 from httpx_wireguard._drivers.udp import UdpSockets
@@ -23,7 +24,7 @@ from httpx_wireguard._engine import Engine, readable_endpoint
 from httpx_wireguard._errors import EndpointError, OperationTimeout, TunnelClosed, WireGuardError
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._netstack.udp import UdpSocket
-from httpx_wireguard._resolver import Resolver, connect, local_family
+from httpx_wireguard._resolver import Resolver, local_family
 from httpx_wireguard._streams import SyncStream, TcpOptions
 from httpx_wireguard._wireguard.peer import Peer
 
@@ -431,9 +432,7 @@ def _open_sockets(sockets: UdpSockets, candidates: Iterable[list[tuple[Any, ...]
             with contextlib.suppress(EndpointError):
                 sockets.open(family)
     if not list(sockets):
-        raise EndpointError(
-            "no UDP socket can be opened: is ListenPort = taken, or the local address not this host's?"
-        )
+        raise EndpointError("no UDP socket can be opened: is ListenPort = taken, or the local address not this host's?")
     return min(one.capacity for one in sockets)
 
 

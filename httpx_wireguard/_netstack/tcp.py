@@ -275,6 +275,7 @@ class TcpConnection:
         if self._orphan:
             return
         self._orphan = True
+        self._owner.wake(self)
         if self.receiver.buffered and self.state is not State.CLOSED:
             self.abort(now)
             return

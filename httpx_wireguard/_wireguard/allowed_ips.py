@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Generic, TypeVar
 
-from .constants import MAX_ROUTE_CACHE
+from httpx_wireguard._wireguard.constants import MAX_ROUTE_CACHE
 
 T = TypeVar("T")
 

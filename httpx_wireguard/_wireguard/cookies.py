@@ -10,9 +10,8 @@ import ipaddress
 from collections import deque
 from typing import Any
 
-from .._errors import MalformedPacket
-from . import crypto
-from .constants import (
+from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._wireguard.constants import (
     COOKIE_LIFETIME,
     COOKIE_SECRET_LIFETIME,
     KEY_SIZE,
@@ -24,8 +23,10 @@ from .constants import (
     TOKENS_PER_SECOND,
     UNDER_LOAD_HANDSHAKES,
 )
-from .entropy import Entropy
-from .messages import CookieReply
+from httpx_wireguard._wireguard.entropy import Entropy
+from httpx_wireguard._wireguard.messages import CookieReply
+
+from httpx_wireguard._wireguard import crypto
 
 _XNONCE_SIZE = 24
 _NO_MAC2 = bytes(MAC_SIZE)
@@ -101,7 +102,10 @@ class CookieChecker:
 
 
 class LoadMeter:
-    """Under load = `threshold` handshake messages arrived within the last second."""
+    """Under load = `threshold` handshake messages with a valid mac1 arrived within the last second.
+
+    Others cost one hash each, and whoever does not know our public key may not switch cookies on.
+    """
 
     __slots__ = ("_arrivals",)
 

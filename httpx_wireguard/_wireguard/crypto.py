@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from .._errors import MalformedPacket
-from .constants import MAC_SIZE
+from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._wireguard.constants import MAC_SIZE
 
 __all__ = [
     "Aead",

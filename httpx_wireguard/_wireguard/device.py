@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from heapq import heappop, heappush
-from itertools import count
 from typing import TYPE_CHECKING
 
-from .._errors import MalformedPacket
-from .allowed_ips import AllowedIps
-from .constants import KEY_SIZE, UNDER_LOAD_HANDSHAKES
-from .cookies import CookieChecker, LoadMeter, TokenBuckets
-from .crypto import PrivateKey
-from .drops import Drop
-from .entropy import Entropy
-from .handshake import ResponderHandshake
-from .interface import Interface
-from .messages import (
+from httpx_wireguard._deadlines import Deadlines
+from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._wireguard.allowed_ips import AllowedIps
+from httpx_wireguard._wireguard.constants import KEY_SIZE, UNDER_LOAD_HANDSHAKES
+from httpx_wireguard._wireguard.cookies import CookieChecker, LoadMeter, TokenBuckets
+from httpx_wireguard._wireguard.crypto import PrivateKey
+from httpx_wireguard._wireguard.drops import Drop
+from httpx_wireguard._wireguard.entropy import Entropy
+from httpx_wireguard._wireguard.handshake import ResponderHandshake
+from httpx_wireguard._wireguard.interface import Interface
+from httpx_wireguard._wireguard.messages import (
     COOKIE_REPLY,
     INITIATION,
     KEEPALIVE_SIZE,
@@ -28,13 +27,13 @@ from .messages import (
     Response,
     message_type,
 )
-from .peer import Peer
-from .runs import DatagramRun, SocketAddress
-from .session import Session
-from .timers import NEVER
+from httpx_wireguard._wireguard.peer import Peer
+from httpx_wireguard._wireguard.runs import DatagramRun, SocketAddress
+from httpx_wireguard._wireguard.session import Session
+from httpx_wireguard._wireguard.timers import NEVER
 
 if TYPE_CHECKING:
-    from .._config import Config
+    from httpx_wireguard._config import Config
 
 __all__ = ["DatagramRun", "Device", "Entropy", "Peer", "SocketAddress"]
 
@@ -59,8 +58,7 @@ class Device:
         self._buckets = TokenBuckets()
         self._allowed_ips: AllowedIps[Peer] = AllowedIps()
         self._by_key: dict[bytes, Peer] = {}
-        self._expiries: list[tuple[float, int, Peer]] = []  # lazy heap: an entry may be out of date, never too late
-        self._tie_breaker = count()
+        self._deadlines: Deadlines[Peer] = Deadlines()
         self._closed = False
         self.peers: list[Peer] = []
         for peer_config in config.peers:
@@ -277,41 +275,24 @@ class Device:
         Returns:
             Monotonic seconds on the clock passed as `now`; None when no timer runs. May lie in the past.
         """
-        expiries = self._expiries
-        while expiries:
-            at, _, peer = expiries[0]
-            if at == peer.scheduled_at and peer.next_expiry() == at:
-                return at
-            self._reconsider_first()
-        return None
+        return self._deadlines.next()
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due at `now`; a spurious call does nothing."""
-        while (at := self.next_timeout()) is not None and at <= now:
-            _, _, peer = self._expiries[0]
+        for peer in self._deadlines.take_due(now):
             peer.handle_timeout(now)
-            self._reconsider_first()
+            self._reschedule(peer)
 
     def _reschedule(self, peer: Peer) -> None:
-        """Make sure that the heap looks at `peer` no later than its next timer. Cheap when nothing got earlier."""
         at = peer.next_expiry()
-        if at < peer.scheduled_at:
-            peer.scheduled_at = at
-            heappush(self._expiries, (at, next(self._tie_breaker), peer))
-
-    def _reconsider_first(self) -> None:
-        """Take the first entry out of the heap; if it is the peer's latest, put it where it belongs now."""
-        at, _, peer = heappop(self._expiries)
-        if at == peer.scheduled_at:
-            peer.scheduled_at = NEVER
-            self._reschedule(peer)
+        self._deadlines.set(peer, None if at == NEVER else at)
 
     def close(self) -> None:
         """Destroy the keys and send nothing; every later call is a no-op."""
         self._closed = True
         for peer in self.peers:
             peer.close()
-        self._expiries.clear()
+        self._deadlines = Deadlines()
         self._allowed_ips.clear()
         self._interface.given_up.clear()
         self._interface.queue.take()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from .constants import REKEY_TIMEOUT_JITTER
-from .crypto import PrivateKey
-from .entropy import Entropy
-from .runs import RunQueue
+from httpx_wireguard._wireguard.constants import REKEY_TIMEOUT_JITTER
+from httpx_wireguard._wireguard.crypto import PrivateKey
+from httpx_wireguard._wireguard.entropy import Entropy
+from httpx_wireguard._wireguard.runs import RunQueue
 
 if TYPE_CHECKING:
-    from .peer import Peer
-    from .session import Session
+    from httpx_wireguard._wireguard.peer import Peer
+    from httpx_wireguard._wireguard.session import Session
 
 
 class Interface:

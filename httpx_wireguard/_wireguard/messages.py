@@ -6,8 +6,8 @@ import struct
 from dataclasses import dataclass
 from typing import Self
 
-from .._errors import MalformedPacket
-from .constants import MAC_SIZE, TAG_SIZE
+from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._wireguard.constants import MAC_SIZE, TAG_SIZE
 
 INITIATION = 1
 RESPONSE = 2

@@ -6,20 +6,26 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .._errors import MalformedPacket
-from .constants import INITIATION_INTERVAL, MAX_STAGED_PACKETS, NO_PRESHARED_KEY, REKEY_AFTER_TIME
-from .cookies import MacStamper
-from .drops import Drop
-from .handshake import InitiatorHandshake, ResponderHandshake
-from .interface import Interface
-from .messages import CookieReply, Initiation, Response
-from .runs import SocketAddress
-from .session import Session
+from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._wireguard.constants import (
+    INITIATION_INTERVAL,
+    MAX_STAGED_PACKETS,
+    NO_PRESHARED_KEY,
+    REKEY_AFTER_TIME,
+)
+from httpx_wireguard._wireguard.cookies import MacStamper
+from httpx_wireguard._wireguard.drops import Drop
+from httpx_wireguard._wireguard.handshake import InitiatorHandshake, ResponderHandshake
+from httpx_wireguard._wireguard.interface import Interface
+from httpx_wireguard._wireguard.messages import CookieReply, Initiation, Response
+from httpx_wireguard._wireguard.runs import SocketAddress
+from httpx_wireguard._wireguard.session import Session
+from httpx_wireguard._wireguard.timers import NEVER, PeerTimers, Timer
+
 from .tai64n import StampSource
-from .timers import NEVER, PeerTimers, Timer
 
 if TYPE_CHECKING:
-    from .._config import PeerConfig
+    from httpx_wireguard._config import PeerConfig
 
 
 class Peer:
@@ -64,7 +70,6 @@ class Peer:
         "public_key",
         "received_bytes",
         "responses_received",
-        "scheduled_at",
         "sent_bytes",
     )
 
@@ -72,7 +77,6 @@ class Peer:
         self.config = config
         self.public_key = config.public_key
         self.endpoint: SocketAddress | None = None
-        self.scheduled_at = NEVER  # the device's: when its timer heap looks at this peer next
         self._interface = interface
         self._timers = PeerTimers(config.persistent_keepalive, interface.jitter)
         self._staged: deque[bytes] = deque()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .constants import REJECT_AFTER_MESSAGES, REPLAY_WINDOW
+from httpx_wireguard._wireguard.constants import REJECT_AFTER_MESSAGES, REPLAY_WINDOW
 
 
 class ReplayWindow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .constants import MAX_RUN_BYTES, MAX_RUN_DATAGRAMS
+from httpx_wireguard._wireguard.constants import MAX_RUN_BYTES, MAX_RUN_DATAGRAMS
 
 SocketAddress = tuple[Any, ...]  # whatever the socket's recvmsg returns and sendto takes
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import repeat
 from struct import Struct
 
-from .constants import (
+from httpx_wireguard._wireguard.constants import (
     PADDING,
     RECEIVE_REKEY_AFTER_TIME,
     REJECT_AFTER_MESSAGES,
@@ -15,10 +15,10 @@ from .constants import (
     REKEY_AFTER_MESSAGES,
     REKEY_AFTER_TIME,
 )
-from .crypto import Aead, AuthenticationFailure
-from .drops import Drop
-from .messages import KEEPALIVE_SIZE, TRANSPORT, TRANSPORT_HEADER, TRANSPORT_HEADER_SIZE
-from .replay import ReplayWindow
+from httpx_wireguard._wireguard.crypto import Aead, AuthenticationFailure
+from httpx_wireguard._wireguard.drops import Drop
+from httpx_wireguard._wireguard.messages import KEEPALIVE_SIZE, TRANSPORT, TRANSPORT_HEADER, TRANSPORT_HEADER_SIZE
+from httpx_wireguard._wireguard.replay import ReplayWindow
 
 _PREFIX = Struct("<II")  # type and receiver index, together
 _NONCE = Struct("<4xQ")  # paper 5.4.6: 32 zero bits and the counter, little-endian

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from .constants import TIMESTAMP_GRAIN
+from httpx_wireguard._wireguard.constants import TIMESTAMP_GRAIN
 
 _TAI64N = Struct("!QI")
 _NANOSECONDS = 10**9

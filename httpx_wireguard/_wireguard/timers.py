@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
 
-from .constants import (
+from httpx_wireguard._wireguard.constants import (
     KEEPALIVE_TIMEOUT,
     NEW_HANDSHAKE_TIMEOUT,
     REKEY_ATTEMPT_TIME,

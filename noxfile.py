@@ -1,0 +1,52 @@
+"""Everything that a change must pass: `nox` runs it all, and CI calls nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "tests", "interop"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, types, and which layer may import which."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"), ".[cli,http2]")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The offline suite, with coverage. Arguments go to pytest."""
+    install_wheel(session)
+    session.run("coverage", "run", "-m", "pytest", "-m", "not interop", *session.posargs)
+    session.run("coverage", "report")
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Against wireguard-go in network namespaces: needs root, and the packages that .ci/run installs."""
+    install_wheel(session)
+    if os.environ.get("CI"):  # elsewhere a missing tool skips; here it must not pass for a success
+        session.env["HTTPX_WIREGUARD_REQUIRE_INTEROP"] = "1"
+    session.run("pytest", "tests/interop", "-m", "interop", *session.posargs)
+
+
+def install_wheel(session: nox.Session) -> None:
+    """Install what users install: a file missing from the wheel fails the tests."""
+    wheels = Path(session.create_tmp(), "wheels")
+    for old in wheels.glob("*.whl"):
+        old.unlink()
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), ".")
+    (wheel,) = wheels.glob("*.whl")
+    session.install(*nox.project.dependency_groups(PROJECT, "test"), f"{wheel}[cli,http2]")
+    session.install("--force-reinstall", "--no-deps", str(wheel))  # also when the version is the same as before
+    session.env["PYTHONSAFEPATH"] = "1"  # keeps the source tree off sys.path

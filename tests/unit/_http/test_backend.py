@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import httpcore
+import pytest
+
+from httpx_wireguard._errors import (
+    ConnectionRefused,
+    ConnectionReset,
+    HandshakeTimeout,
+    NameResolutionError,
+    TunnelClosed,
+    WireGuardError,
+)
+from httpx_wireguard._http.backend import WireGuardBackend, WireGuardNetworkStream
+from httpx_wireguard._streams import SyncStream, TcpOptions
+from tests.memory_tunnel import MemoryDriver, MemorySocket, MemoryTunnel, VirtualDriver
+from tests.tls_server import TlsServer, client_context, server_context
+
+
+def accept(sock: MemorySocket) -> None:
+    """A far host that accepts the connection."""
+
+
+def connected() -> tuple[WireGuardNetworkStream, MemorySocket]:
+    """A network stream and the server's end of it."""
+    tunnel = MemoryTunnel(VirtualDriver())
+    tunnel.tcp["10.0.0.1", 80] = accept
+    stream = WireGuardBackend(tunnel).connect_tcp("10.0.0.1", 80)
+    server = tunnel.sockets[0].peer
+    assert server is not None
+    return stream, server
+
+
+def serve_http(driver: MemoryDriver, respond: Callable[[bytes], bytes]) -> Callable[[MemorySocket], None]:
+    """A server that answers each read with one write, until the client ends."""
+
+    def serve(sock: MemorySocket) -> None:
+        stream = SyncStream(driver, sock)
+        while data := stream.read(65_536):
+            stream.write(respond(data))
+        stream.close()
+
+    return serve
+
+
+def test_a_stream_reads_and_writes() -> None:
+    stream, server = connected()
+    stream.write(b"request")
+    stream.write(b"")
+    assert server.receive(100, 0.0) == b"request"
+    server.send(b"response", 0.0)
+    server.close(0.0)
+    assert [stream.read(100), stream.read(100)] == [b"response", b""]
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (ConnectionRefused("10.0.0.1:80 refused the connection"), httpcore.ConnectError),
+        (HandshakeTimeout("198.51.100.1:51820", 2, 5.0), httpcore.ConnectTimeout),
+        (TunnelClosed("the tunnel was closed"), httpcore.ConnectError),
+    ],
+)
+def test_a_failed_connect_is_httpcores_error_with_our_text_and_cause(
+    failure: WireGuardError, expected: type[Exception]
+) -> None:
+    tunnel = MemoryTunnel(VirtualDriver())
+    tunnel.tcp["10.0.0.1", 80] = failure
+    with pytest.raises(expected) as caught:
+        WireGuardBackend(tunnel).connect_tcp("10.0.0.1", 80, timeout=5)
+    assert str(caught.value) == str(failure)
+    assert caught.value.__cause__ is failure
+
+
+def test_a_connect_without_an_answer_is_a_connect_timeout() -> None:
+    with pytest.raises(httpcore.ConnectTimeout, match=r"timed out after 5\.0 s"):
+        WireGuardBackend(MemoryTunnel(VirtualDriver())).connect_tcp("10.0.0.1", 80, timeout=5)
+
+
+def test_a_name_that_does_not_resolve_is_a_connect_error() -> None:
+    with pytest.raises(httpcore.ConnectError, match="DNS =") as caught:
+        WireGuardBackend(MemoryTunnel(VirtualDriver())).connect_tcp("host.test", 80)
+    assert isinstance(caught.value.__cause__, NameResolutionError)
+
+
+def test_a_read_in_vain_is_a_read_timeout() -> None:
+    with pytest.raises(httpcore.ReadTimeout, match="read timed out"):
+        connected()[0].read(10, timeout=1)
+
+
+def test_a_failed_read_is_a_read_error() -> None:
+    stream, server = connected()
+    server.abort(0.0)
+    with pytest.raises(httpcore.ReadError, match="reset by peer") as caught:
+        stream.read(10)
+    assert isinstance(caught.value.__cause__, ConnectionReset)
+
+
+def test_a_write_without_progress_is_a_write_timeout() -> None:
+    with pytest.raises(httpcore.WriteTimeout, match="write timed out"):
+        connected()[0].write(b"x" * 100_000, timeout=1)
+
+
+def test_a_failed_write_is_a_write_error() -> None:
+    stream, server = connected()
+    server.abort(0.0)
+    with pytest.raises(httpcore.WriteError, match="reset by peer"):
+        stream.write(b"x")
+
+
+def test_a_tls_handshake_in_vain_is_a_connect_timeout() -> None:
+    with pytest.raises(httpcore.ConnectTimeout, match="TLS handshake"):
+        connected()[0].start_tls(client_context(), "server.test", timeout=1)
+
+
+def test_a_certificate_that_is_not_trusted_is_a_connect_error() -> None:
+    driver = MemoryDriver()
+    tunnel = MemoryTunnel(driver)
+
+    def serve(sock: MemorySocket) -> None:
+        with pytest.raises(ssl.SSLError):
+            TlsServer(SyncStream(driver, sock))
+
+    tunnel.tcp["10.0.0.1", 443] = serve
+    stream = WireGuardBackend(tunnel).connect_tcp("10.0.0.1", 443, timeout=10)
+    with pytest.raises(httpcore.ConnectError, match="CERTIFICATE_VERIFY_FAILED") as caught:
+        stream.start_tls(client_context(trusted=False), "server.test", timeout=10)
+    assert isinstance(caught.value.__cause__, ssl.SSLError)
+
+
+def test_a_unix_socket_is_refused() -> None:
+    """It would leave the tunnel."""
+    with pytest.raises(httpcore.ConnectError, match="outside the tunnel"):
+        WireGuardBackend(MemoryTunnel(VirtualDriver())).connect_unix_socket("/run/docker.sock")
+
+
+def test_socket_options_reach_the_tunnel() -> None:
+    tunnel = MemoryTunnel(VirtualDriver())
+    tunnel.tcp["10.0.0.1", 80] = accept
+    options: list[Any] = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.SOL_SOCKET, socket.SO_RCVBUF, 1)]
+    WireGuardBackend(tunnel).connect_tcp("10.0.0.1", 80, socket_options=options)
+    assert tunnel.connects[0]["options"] == TcpOptions(keepalive=True)
+
+
+def test_a_borrowed_tunnel_is_neither_started_nor_closed() -> None:
+    tunnel = MemoryTunnel(VirtualDriver())
+    backend = WireGuardBackend(tunnel)
+    backend.start()
+    backend.close()
+    assert (tunnel.started, tunnel.closed) == (0, 0)
+    assert backend.tunnel is tunnel
+
+
+def test_dns_servers_for_a_borrowed_tunnel_are_refused() -> None:
+    """They would be ignored, and names resolved elsewhere than the caller thinks."""
+    with pytest.raises(TypeError, match="dns="):
+        WireGuardBackend(MemoryTunnel(VirtualDriver()), dns=["10.0.0.53"])
+
+
+def test_a_pool_of_httpcore_speaks_http2_over_it() -> None:
+    """The handshake, ALPN, and HTTP/2's preface over our TLS; then a server that goes away."""
+    driver = MemoryDriver()
+    tunnel = MemoryTunnel(driver)
+    received: list[bytes] = []
+
+    def serve(sock: MemorySocket) -> None:
+        context = server_context()
+        context.set_alpn_protocols(["h2"])
+        server = TlsServer(SyncStream(driver, sock), context)
+        received.append(server.read(65_536))
+        server.close()
+
+    tunnel.tcp["10.0.0.1", 443] = serve
+    context = client_context()
+    context.check_hostname = False
+    with (
+        httpcore.ConnectionPool(ssl_context=context, http2=True, network_backend=WireGuardBackend(tunnel)) as pool,
+        pytest.raises(httpcore.RemoteProtocolError),
+    ):
+        pool.request("GET", "https://10.0.0.1/")
+    assert received[0].startswith(b"PRI * HTTP/2.0")
+
+
+def test_a_pool_reuses_a_connection_until_the_server_ends_it() -> None:
+    driver = MemoryDriver()
+    tunnel = MemoryTunnel(driver)
+    tunnel.tcp["10.0.0.1", 80] = serve_http(driver, lambda request: b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    with httpcore.ConnectionPool(network_backend=WireGuardBackend(tunnel)) as pool:
+        assert pool.request("GET", "http://10.0.0.1/").content == b"ok"
+        assert pool.request("GET", "http://10.0.0.1/").content == b"ok"
+        assert len(tunnel.sockets) == 1
+        server = tunnel.sockets[0].peer
+        assert server is not None
+        with driver.lock:
+            server.close(0.0)
+        assert pool.request("GET", "http://10.0.0.1/").content == b"ok"
+        assert len(tunnel.sockets) == 2
+
+
+def test_retries_of_a_pool_try_the_connection_again() -> None:
+    tunnel = MemoryTunnel(VirtualDriver())
+    tunnel.tcp["10.0.0.1", 80] = ConnectionRefused("refused")
+    with (
+        httpcore.ConnectionPool(retries=1, network_backend=WireGuardBackend(tunnel)) as pool,
+        pytest.raises(httpcore.ConnectError),
+    ):
+        pool.request("GET", "http://10.0.0.1/")
+    assert len(tunnel.connects) == 2
