@@ -26,7 +26,6 @@ from httpx_wireguard._netstack.stack import Socket, Stack
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._netstack.udp import UdpSocket
 from httpx_wireguard._wireguard.device import DatagramRun, Device
-from httpx_wireguard._wireguard.drops import Drop
 from httpx_wireguard._wireguard.entropy import Entropy
 from httpx_wireguard._wireguard.peer import Peer
 
@@ -156,7 +155,7 @@ class Engine:
         """What is known of a peer without a session, as an error."""
         endpoint = readable_endpoint(peer.endpoint)
         seconds = now - peer.first_attempt if peer.first_attempt is not None else 0.0
-        if peer.drops[Drop.HANDSHAKE_FAILED]:
+        if peer.responses_rejected:
             return HandshakeFailed(
                 f"{endpoint} answers the handshake, but its answer does not decrypt; "
                 "compare PresharedKey =, and both sides' PrivateKey = and PublicKey ="

@@ -131,13 +131,10 @@ class SyncDriver:
 
     def pump(self) -> None:
         """Send what is due and signal who waits for what changed. *Lock held.*"""
-        engine = self.engine
-        while runs := engine.datagrams_to_send(time.monotonic()):
-            for endpoint, segment_size, buffers in runs:
-                self._send(endpoint, segment_size, buffers)
+        self._send_due()
         self._notify()
         if self._sleeping_until != -math.inf:
-            timeout = engine.next_timeout()
+            timeout = self.engine.next_timeout()
             if timeout is not None and timeout < self._sleeping_until:
                 (self._thread_wake_up if self._driver is self else self._caller_wake_up).set()
 
@@ -177,16 +174,21 @@ class SyncDriver:
                 pass
             self.pump()
 
-    def close(self, error: WireGuardError | None = None) -> None:
-        """Reset the connections, wake every waiter, end the thread. Idempotent; never waits for the far side."""
+    def close(self, error: WireGuardError | None = None, *, wake: bool = True) -> None:
+        """Reset the connections, wake every waiter, end the thread. Idempotent; never waits for the far side.
+
+        Args:
+            wake: False at the interpreter's exit: only daemon threads still wait, and they are not to run on.
+        """
         with self.lock:
             if self._stopped:
                 return
             self._stopped = True
             self.engine.close(time.monotonic(), error)
-            with contextlib.suppress(OSError):
-                self.pump()
+            self._send_due()
             self.engine.destroy_keys()
+            if not wake:
+                return
             for waiter in self._waiters:
                 waiter.signal()
             self._thread_wake_up.set()
@@ -352,6 +354,11 @@ class SyncDriver:
         if not found:
             self._last_empty_read = now
         return found
+
+    def _send_due(self) -> None:
+        while runs := self.engine.datagrams_to_send(time.monotonic()):
+            for endpoint, segment_size, buffers in runs:
+                self._send(endpoint, segment_size, buffers)
 
     def _send(self, endpoint: tuple[Any, ...], segment_size: int, buffers: list[bytes]) -> None:
         targets = [endpoint]

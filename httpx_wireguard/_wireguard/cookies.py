@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any
 
 from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._wireguard import crypto
 from httpx_wireguard._wireguard.constants import (
     COOKIE_LIFETIME,
     COOKIE_SECRET_LIFETIME,
@@ -25,8 +26,6 @@ from httpx_wireguard._wireguard.constants import (
 )
 from httpx_wireguard._wireguard.entropy import Entropy
 from httpx_wireguard._wireguard.messages import CookieReply
-
-from httpx_wireguard._wireguard import crypto
 
 _XNONCE_SIZE = 24
 _NO_MAC2 = bytes(MAC_SIZE)

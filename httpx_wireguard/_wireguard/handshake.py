@@ -6,10 +6,9 @@ A message that fails leaves the handshake as it was: a forged answer must not ki
 
 from __future__ import annotations
 
+from httpx_wireguard._wireguard import crypto
 from httpx_wireguard._wireguard.constants import CONSTRUCTION, IDENTIFIER, KEY_SIZE, NO_PRESHARED_KEY, TAG_SIZE
 from httpx_wireguard._wireguard.crypto import PrivateKey
-
-from httpx_wireguard._wireguard import crypto
 
 _SEALED_KEY_SIZE = KEY_SIZE + TAG_SIZE
 

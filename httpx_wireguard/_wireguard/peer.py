@@ -35,6 +35,7 @@ class Peer:
         endpoint: where datagrams go. None until the driver has resolved the configured one, or until the peer
             has sent an authentic message; follows the source of every authentic message.
         last_handshake: when the newest session was established, monotonic seconds; None before the first.
+        responses_rejected: answers since the last session that did not authenticate: somebody's keys differ.
         attempts: initiations sent since the last session, or since the round of attempts began.
         first_attempt: when that round began; None with a session. Both keep their values after giving up.
         received_bytes, sent_bytes: UDP payload of authentic messages, as `wg show transfer` counts.
@@ -70,6 +71,7 @@ class Peer:
         "public_key",
         "received_bytes",
         "responses_received",
+        "responses_rejected",
         "sent_bytes",
     )
 
@@ -101,6 +103,7 @@ class Peer:
         self.first_attempt: float | None = None
         self._round_runs = False
         self.responses_received = 0
+        self.responses_rejected = 0
         self.cookies_received = 0
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -233,7 +236,11 @@ class Peer:
         handshake = self._handshake
         if handshake is None:
             raise MalformedPacket("response to no initiation")
-        handshake.read_response(message.noise)
+        try:
+            handshake.read_response(message.noise)
+        except MalformedPacket:
+            self.responses_rejected += 1
+            raise
         session = Session(handshake.split(), self._handshake_index, message.sender, True, now)
         self._forget_handshake()
         self.responses_received += 1
@@ -340,6 +347,7 @@ class Peer:
         self._timers.on_handshake_complete()
         self.last_handshake = now
         self.last_error = None
+        self.responses_rejected = 0
         self.attempts = 0
         self.first_attempt = None
 

@@ -1,0 +1,279 @@
+"""The thread driver over real loopback sockets: hand-over, wake-ups, closing, forking, exiting."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from httpx_wireguard import (
+    Config,
+    ConnectionReset,
+    EndpointUnreachable,
+    HandshakeFailed,
+    OperationTimeout,
+    PeerConfig,
+    Tunnel,
+    TunnelClosed,
+)
+from httpx_wireguard._netstack.tcp import TcpConnection
+from httpx_wireguard._streams import Stream
+from httpx_wireguard.testing import IPV4, IPV6, WireGuardPeer
+
+PATIENCE = 20.0  # seconds after which something that should have happened has not
+
+
+def echo(stream: Stream) -> None:
+    while data := stream.read(65536):
+        stream.write(data)
+
+
+def silent(stream: Stream) -> None:
+    stream.read(1)
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[WireGuardPeer]:
+    with WireGuardPeer(servers={7: echo, 9: silent}, clients=4) as peer:
+        yield peer
+
+
+@pytest.fixture
+def tunnel(peer: WireGuardPeer) -> Iterator[Tunnel]:
+    with Tunnel(peer.client_config()) as tunnel:
+        tunnel.wait_ready(PATIENCE)
+        yield tunnel
+
+
+def exchange(stream: Stream, data: bytes) -> bytes:
+    stream.write(data, PATIENCE)
+    received = b""
+    while len(received) < len(data):
+        received += stream.read(65536, PATIENCE)
+    return received
+
+
+def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """Run `call` beside the test; the list gets its result or its exception."""
+    outcome: list[object] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, outcome
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.001)
+
+
+def waiting(tunnel: Tunnel, count: int = 1) -> Callable[[], bool]:
+    """Whether that many callers wait in the tunnel's driver."""
+
+    def enough() -> bool:
+        driver = tunnel._running_driver()
+        with driver.lock:
+            return len(driver._waiters) >= count
+
+    return enough
+
+
+def test_many_threads_with_random_timeouts_lose_no_wake_up(tunnel: Tunnel) -> None:
+    """A reader that times out may have been the one who drove: another has to take over, each time."""
+    rounds, threads = 40, 32
+
+    def work(seed: int) -> int:
+        chance = random.Random(seed)
+        stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+        timeouts = 0
+        for number in range(rounds):
+            data = chance.randbytes(chance.choice((1, 100, 5000)))
+            stream.write(data, PATIENCE)
+            received = b""
+            while len(received) < len(data):
+                try:
+                    received += stream.read(65536, chance.choice((0.0005, 0.002, PATIENCE)))
+                except OperationTimeout:
+                    timeouts += 1
+            assert received == data, number
+        stream.close()
+        return timeouts
+
+    with ThreadPoolExecutor(threads) as pool:
+        timeouts = sum(pool.map(work, range(threads)))
+    assert timeouts > 0, "no reader ever gave up: the test tests nothing"
+    driver = tunnel._running_driver()
+    with driver.lock:
+        assert not driver._waiters
+        assert not driver._by_socket
+
+
+def test_the_thread_acknowledges_while_nobody_waits(peer: WireGuardPeer, tunnel: Tunnel) -> None:
+    """Data that nobody reads is acknowledged: the far side's queue empties up to our window."""
+    stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+    stream.write(b"x" * 50_000, PATIENCE)
+    driver = tunnel._running_driver()
+    connection = stream._socket
+
+    def all_here() -> bool:
+        with driver.lock:
+            return isinstance(connection, TcpConnection) and connection.receiver.buffered == 50_000
+
+    until(all_here)
+    stream.close()
+
+
+def test_reader_and_writer_of_one_stream_go_on_at_once(tunnel: Tunnel) -> None:
+    stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+    data = random.Random(1).randbytes(3_000_000)
+    writer, _ = in_thread(lambda: stream.write(data, PATIENCE))
+    received = bytearray()
+    while len(received) < len(data):
+        received += stream.read(65536, PATIENCE)
+    writer.join(PATIENCE)
+    assert received == data
+    stream.close()
+
+
+def test_closing_a_stream_wakes_its_reader(tunnel: Tunnel) -> None:
+    stream = tunnel.connect_tcp(IPV4, 9, PATIENCE)
+    reader, outcome = in_thread(lambda: stream.read(1))
+    until(waiting(tunnel))
+    stream.close()
+    reader.join(PATIENCE)
+    assert isinstance(outcome[0], ConnectionReset)
+
+
+def test_closing_the_tunnel_wakes_every_waiter(peer: WireGuardPeer) -> None:
+    tunnel = Tunnel(peer.client_config(1))
+    streams = [tunnel.connect_tcp(IPV4, 9, PATIENCE) for _ in range(5)]
+    listener, datagrams = tunnel.listen_tcp(0), tunnel.open_udp()
+    calls: list[Callable[[], object]] = [lambda stream=stream: stream.read(1) for stream in streams]  # type: ignore[misc]  # mypy cannot infer a lambda's default
+    threads = [in_thread(call) for call in (*calls, listener.accept, datagrams.receive)]
+    until(waiting(tunnel, 7))
+    start = time.monotonic()
+    tunnel.close()
+    tunnel.close()
+    for thread, outcome in threads:
+        thread.join(PATIENCE)
+        assert isinstance(outcome[0], TunnelClosed), outcome
+    assert time.monotonic() - start < 5
+    with pytest.raises(TunnelClosed, match="open a new one"):
+        tunnel.connect_tcp(IPV4, 9)
+
+
+def test_a_read_times_out_when_its_time_is_over_and_the_stream_lives_on(tunnel: Tunnel) -> None:
+    stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+    start = time.monotonic()
+    with pytest.raises(OperationTimeout, match="sent nothing for 0.05 s"):
+        stream.read(1, 0.05)
+    assert 0.05 <= time.monotonic() - start < 2
+    assert exchange(stream, b"hello") == b"hello"
+    stream.close()
+
+
+def test_plain_sockets_serve_without_offload(peer: WireGuardPeer) -> None:
+    with Tunnel(peer.client_config(2), udp_offload=False) as tunnel:
+        stream = tunnel.connect_tcp(IPV6, 7, PATIENCE)
+        data = random.Random(2).randbytes(1_000_000)
+        writer, _ = in_thread(lambda: stream.write(data, PATIENCE))
+        received = bytearray()
+        while len(received) < len(data):
+            received += stream.read(65536, PATIENCE)
+        writer.join(PATIENCE)
+        assert received == data
+        assert not any(one.coalesces or one.segments for one in tunnel._running_driver().sockets)
+
+
+def test_a_listener_and_udp_work_in_both_directions(peer: WireGuardPeer, tunnel: Tunnel) -> None:
+    assert tunnel.ping(IPV4) < PATIENCE  # from here on the peer knows where we are
+    ours = str(tunnel.config.address[0].ip)
+    listener = tunnel.listen_tcp(8080)
+    far = peer.tunnel.connect_tcp(ours, 8080, PATIENCE)
+    near = listener.accept(PATIENCE)
+    far.write(b"ping")
+    assert near.read(10, PATIENCE) == b"ping"
+    near.close()
+    assert far.read(10, PATIENCE) == b""
+    socket, other = tunnel.open_udp(), peer.tunnel.open_udp()
+    socket.send(b"datagram", (IPV4, other.port))
+    data, source = other.receive(PATIENCE)
+    assert (data, source) == (b"datagram", (ours, socket.port))
+    assert 0 < tunnel.ping(IPV6) < PATIENCE
+    listener.close()
+
+
+def test_a_closed_endpoint_is_named_as_what_refuses(peer: WireGuardPeer) -> None:
+    with WireGuardPeer() as gone:
+        config = gone.client_config()
+    with Tunnel(config) as tunnel, pytest.raises(EndpointUnreachable, match="Connection refused"):
+        tunnel.wait_ready(0.3)
+
+
+def test_a_wrong_preshared_key_is_told_from_silence(peer: WireGuardPeer) -> None:
+    config = peer.client_config(3)
+    (only,) = config.peers
+    wrong = PeerConfig(only.public_key, only.allowed_ips, only.endpoint, preshared_key=bytes(range(32)))
+    with (
+        Tunnel(Config(config.private_key, config.address, [wrong])) as tunnel,
+        pytest.raises(HandshakeFailed, match="PresharedKey"),
+    ):
+        tunnel.wait_ready(0.3)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_may_not_use_the_tunnel_and_the_parent_goes_on(tunnel: Tunnel) -> None:
+    """Two processes with one session's keys would use a nonce twice."""
+    stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            tunnel.connect_tcp(IPV4, 7, 1.0)
+        except TunnelClosed as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as answer:
+        assert b"after the fork" in answer.read()
+    assert exchange(stream, b"still here") == b"still here"
+    stream.close()
+
+
+def test_interpreter_exit_with_a_request_in_flight_is_quick_and_silent() -> None:
+    program = textwrap.dedent("""
+        import threading, time
+        from httpx_wireguard import Tunnel
+        from httpx_wireguard.testing import IPV4, WireGuardPeer
+        peer = WireGuardPeer(servers={9: lambda stream: stream.read(1)})
+        peer.start()
+        tunnel = Tunnel(peer.client_config())
+        stream = tunnel.connect_tcp(IPV4, 9, 20)
+        threading.Thread(target=lambda: stream.read(1), daemon=True).start()
+        print("ready", flush=True)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    start = time.monotonic()
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output, errors) == (0, b"", b"")
+    assert time.monotonic() - start < 3
