@@ -211,11 +211,6 @@ class Tunnel:
         )
         return driver
 
-    def _leave(self) -> None:
-        """At the interpreter's exit: tell the far sides, and wake nobody."""
-        if self._driver is not None:
-            self._driver.close(wake=False)
-
     def _abandon(self) -> None:
         """In a forked child: the tunnel stays the parent's."""
         self._start_lock = threading.Lock()
@@ -480,8 +475,11 @@ def _space_out(config: Config) -> None:
 
 
 def _close_all() -> None:
-    for tunnel in list(_running):
-        tunnel._leave()
+    drivers = [tunnel._driver for tunnel in list(_running) if tunnel._driver is not None]
+    for driver in drivers:
+        driver.prepare_exit()
+    for driver in drivers:
+        driver.close()
 
 
 def _abandon_all() -> None:

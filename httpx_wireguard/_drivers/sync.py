@@ -106,6 +106,7 @@ class SyncDriver:
         self._left_at = 0.0  # when the last caller stopped driving
         self._last_empty_read = -math.inf
         self._stopped = False
+        self._exiting = False
         self._thread = threading.Thread(target=self._run, name="httpx-wireguard", daemon=True)
         self._racing: dict[tuple[Any, ...], tuple[Peer, list[tuple[Any, ...]]]] = {}
 
@@ -174,12 +175,14 @@ class SyncDriver:
                 pass
             self.pump()
 
-    def close(self, error: WireGuardError | None = None, *, wake: bool = True) -> None:
-        """Reset the connections, wake every waiter, end the thread. Idempotent; never waits for the far side.
+    def prepare_exit(self) -> None:
+        """The interpreter ends: only daemon threads can still wait. They stop where they are, as in any blocking call,
+        instead of waking up to an error that nobody is there to catch."""
+        with self.lock:
+            self._exiting = True
 
-        Args:
-            wake: False at the interpreter's exit: only daemon threads still wait, and they are not to run on.
-        """
+    def close(self, error: WireGuardError | None = None) -> None:
+        """Reset the connections, wake every waiter, end the thread. Idempotent; never waits for the far side."""
         with self.lock:
             if self._stopped:
                 return
@@ -187,7 +190,7 @@ class SyncDriver:
             self.engine.close(time.monotonic(), error)
             self._send_due()
             self.engine.destroy_keys()
-            if not wake:
+            if self._exiting:
                 return
             for waiter in self._waiters:
                 waiter.signal()
@@ -235,7 +238,13 @@ class SyncDriver:
             waiter.sleep(None if deadline is None else deadline - time.monotonic())
         finally:
             self.lock.acquire()
+            self._rest_at_exit()
             waiter.rearm()
+
+    def _rest_at_exit(self) -> None:
+        if self._exiting:
+            self.lock.release()
+            threading.Event().wait()
 
     def _hand_over(self) -> None:
         """A caller leaves: if nobody drives now, somebody who waits has to."""
@@ -294,6 +303,7 @@ class SyncDriver:
             _wait_readable(readers, timeout)
         finally:
             self.lock.acquire()
+            self._rest_at_exit()
             wake_up.clear()
             if self._driver is who:
                 self._sleeping_until = -math.inf
