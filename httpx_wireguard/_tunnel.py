@@ -5,11 +5,14 @@ from __future__ import annotations
 import atexit
 import base64
 import contextlib
+import ipaddress
+import logging
 import math
 import os
 import socket
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ from httpx_wireguard._resolver import Resolver, local_family
 from httpx_wireguard._streams import SyncStream, TcpOptions
 from httpx_wireguard._wireguard.peer import Peer
 
+_log = logging.getLogger("httpx_wireguard.tunnel")
 _START_SPACING = 0.025  # seconds; see _space_out
 _last_starts: dict[int, float] = {}  # by hash of the private key
 _running: weakref.WeakSet[Tunnel] = weakref.WeakSet()
@@ -127,6 +131,12 @@ class Tunnel:
     ) -> None:
         self.close()
 
+    def __del__(self, warn: Any = warnings.warn) -> None:
+        driver = getattr(self, "_driver", None)
+        if driver is not None and self._closed is None:
+            warn(f"unclosed {self!r}; use it in a with block, or close it", ResourceWarning, source=self)
+            driver.close_soon()
+
     def start(self) -> None:
         """Resolve the endpoints, open the socket, begin the handshake; does not wait for its end. Idempotent.
 
@@ -190,7 +200,8 @@ class Tunnel:
         except BaseException:
             sockets.close()
             raise
-        driver = SyncDriver(engine, sockets)
+        look_again = weakref.WeakMethod(self._look_again)
+        driver = SyncDriver(engine, sockets, lambda peer: (look_again() or _ignore)(peer))
         with driver.lock:
             for peer in engine.device.peers:
                 found = candidates.get(peer.public_key)
@@ -210,6 +221,27 @@ class Tunnel:
             system=self._system_dns,
         )
         return driver
+
+    def _look_again(self, peer: Peer) -> None:
+        """A silent peer: its endpoint's name may have moved (dynamic DNS, a fail-over). The driver's lock is held."""
+        if peer.config.endpoint is not None and not _is_address(peer.config.endpoint.host):
+            threading.Thread(target=self._move_endpoint, args=(peer,), name="httpx-wireguard-dns", daemon=True).start()
+
+    def _move_endpoint(self, peer: Peer) -> None:
+        driver = self._driver
+        if driver is None or peer.config.endpoint is None:
+            return
+        try:
+            found = _resolve(peer.config.endpoint)
+        except EndpointError as error:
+            _log.warning("%s", error)
+            return
+        with driver.lock:
+            if peer.endpoint not in found and self._closed is None:
+                _log.warning("Endpoint = %s is at %s now", peer.config.endpoint, readable_endpoint(found[0]))
+                peer.endpoint = found[0]
+                driver.race(peer, found[1:])
+                driver.pump()
 
     def _abandon(self) -> None:
         """In a forked child: the tunnel stays the parent's."""
@@ -409,6 +441,18 @@ class _Network:
 
     def diagnose(self, address: str) -> WireGuardError | None:
         return self._driver.engine.explain_silence(address, self._driver.now())
+
+
+def _ignore(peer: Peer) -> None:
+    """The tunnel is being collected."""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _resolve(endpoint: Endpoint) -> list[tuple[Any, ...]]:

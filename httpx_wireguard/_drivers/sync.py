@@ -92,8 +92,10 @@ class SyncDriver:
     `lock` guards the engine, its sockets and everything here; methods marked *lock held* want it held by the caller.
     """
 
-    def __init__(self, engine: Engine, sockets: UdpSockets) -> None:
+    def __init__(self, engine: Engine, sockets: UdpSockets, on_unanswered: Callable[[Peer], None]) -> None:
+        """`on_unanswered`: told, with the lock held, of a peer that left several initiations unanswered."""
         self.engine = engine
+        self._on_unanswered = on_unanswered
         self.lock = threading.Lock()
         self.sockets = sockets
         self._driver: object | None = None  # who receives: a waiter, or this driver itself for its thread
@@ -107,6 +109,7 @@ class SyncDriver:
         self._last_empty_read = -math.inf
         self._stopped = False
         self._exiting = False
+        self._dropped = False
         self._thread = threading.Thread(target=self._run, name="httpx-wireguard", daemon=True)
         self._racing: dict[tuple[Any, ...], tuple[Peer, list[tuple[Any, ...]]]] = {}
 
@@ -174,6 +177,11 @@ class SyncDriver:
             while self._receive():
                 pass
             self.pump()
+
+    def close_soon(self) -> None:
+        """Close from the thread; takes no lock, so it may be called from a finalizer."""
+        self._dropped = True
+        self._thread_wake_up.set()
 
     def prepare_exit(self) -> None:
         """The interpreter ends: only daemon threads can still wait. They stop where they are, as in any blocking call,
@@ -310,13 +318,15 @@ class SyncDriver:
         now = time.monotonic()
         if not self._stopped and timer is not None and now >= timer:
             self.engine.handle_timeout(now)
+            for peer in self.engine.device.take_unanswered():
+                self._on_unanswered(peer)
 
     def _run(self) -> None:
         """The background thread."""
         watch = GRACE
         self.lock.acquire()
         try:
-            while not self._stopped:
+            while not self._stopped and not self._dropped:
                 if self._driver is None and not self._waiters and time.monotonic() >= self._left_at + GRACE:
                     watch = GRACE
                     self._stand_in()
@@ -327,12 +337,14 @@ class SyncDriver:
             _log.exception("the tunnel's thread failed; connections go on only while a caller waits")
         finally:
             self.lock.release()
+        if self._dropped:
+            self.close()
 
     def _stand_in(self) -> None:
         """Drive until a caller takes over."""
         self._driver = self
         try:
-            while self._driver is self and not self._stopped:
+            while self._driver is self and not self._stopped and not self._dropped:
                 drained = self._receive_until(lambda: False)
                 self.pump()
                 self._poll(self._thread_wake_up, None if drained else 0.0)

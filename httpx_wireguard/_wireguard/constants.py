@@ -48,3 +48,4 @@ MAX_TOKEN_BUCKETS = 4096  # source addresses remembered while under load
 MAX_ROUTE_CACHE = 4096  # inner addresses whose route is remembered
 MAX_RUN_DATAGRAMS = 64  # UDP_MAX_SEGMENTS of Linux before 6.9
 MAX_RUN_BYTES = 65_000  # below the 65,507 bytes of one UDP send
+UNANSWERED_ATTEMPTS = 3  # initiations, about 10 s, after which the endpoint's name is looked up again; ours

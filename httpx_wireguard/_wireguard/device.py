@@ -267,6 +267,12 @@ class Device:
         self._interface.given_up = []
         return given_up
 
+    def take_unanswered(self) -> list[Peer]:
+        """Return, each time that several initiations in a row went unanswered, the peers concerned: their endpoints'
+        names may mean other addresses by now. The protocol itself never looks again."""
+        unanswered, self._interface.unanswered = self._interface.unanswered, []
+        return unanswered
+
     # --- time ---
 
     def next_timeout(self) -> float | None:
@@ -295,5 +301,6 @@ class Device:
         self._deadlines = Deadlines()
         self._allowed_ips.clear()
         self._interface.given_up.clear()
+        self._interface.unanswered.clear()
         self._interface.queue.take()
         self._interface.private_key = PrivateKey(bytes(KEY_SIZE))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Interface:
     """Shared state, passed to each peer."""
 
-    __slots__ = ("drops", "entropy", "given_up", "handshakes", "mtu", "private_key", "queue", "sessions")
+    __slots__ = ("drops", "entropy", "given_up", "handshakes", "mtu", "private_key", "queue", "sessions", "unanswered")
 
     def __init__(self, private_key: PrivateKey, entropy: Entropy, mtu: int) -> None:
         self.private_key = private_key
@@ -28,6 +28,7 @@ class Interface:
         self.sessions: dict[int, tuple[Peer, Session]] = {}  # by our own index
         self.handshakes: dict[int, Peer] = {}  # initiations that wait for their response, by our own index
         self.given_up: list[Peer] = []
+        self.unanswered: list[Peer] = []
         self.drops: Counter[str] = Counter()
 
     def new_index(self) -> int:

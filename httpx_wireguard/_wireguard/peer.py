@@ -12,6 +12,7 @@ from httpx_wireguard._wireguard.constants import (
     MAX_STAGED_PACKETS,
     NO_PRESHARED_KEY,
     REKEY_AFTER_TIME,
+    UNANSWERED_ATTEMPTS,
 )
 from httpx_wireguard._wireguard.cookies import MacStamper
 from httpx_wireguard._wireguard.drops import Drop
@@ -226,6 +227,8 @@ class Peer:
         self._round_runs = True
         self.attempts += 1
         self.initiations_sent += 1
+        if self.attempts % UNANSWERED_ATTEMPTS == 0:
+            self._interface.unanswered.append(self)
 
     def receive_response(self, message: Response, source: SocketAddress, size: int, now: float) -> None:
         """Paper 5.4.3: the session is complete on our side; the next packet, at once, completes it on theirs.

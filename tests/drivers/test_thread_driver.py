@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import subprocess
@@ -277,3 +278,38 @@ def test_interpreter_exit_with_a_request_in_flight_is_quick_and_silent() -> None
     output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output, errors) == (0, b"", b"")
     assert time.monotonic() - start < 3
+
+
+def test_a_tunnel_that_is_dropped_unclosed_warns_and_ends_its_thread(peer: WireGuardPeer) -> None:
+    tunnel = Tunnel(peer.client_config(1))
+    tunnel.start()
+    thread = tunnel._running_driver()._thread
+    with pytest.warns(ResourceWarning, match="unclosed <Tunnel"):
+        del tunnel
+        gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_an_endpoint_name_is_looked_up_again_when_the_peer_stays_silent(
+    peer: WireGuardPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one answer in this test that is made up is the host's resolver's: its answers are what moves."""
+    config = peer.client_config(1)
+    (only,) = config.peers
+    port = peer.tunnel.listen_port
+    moved = PeerConfig(only.public_key, only.allowed_ips, f"vpn.example:{port}")
+    addresses = iter(["127.0.0.2", "127.0.0.1"])
+
+    def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        assert host == "vpn.example"
+        return [(2, 2, 17, "", (next(addresses), port))]
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    with Tunnel(Config(config.private_key, config.address, [moved])) as tunnel:
+        driver = tunnel._running_driver()
+        with driver.lock:
+            silent = driver.engine.device.peers[0]
+            assert silent.endpoint == ("127.0.0.2", port)
+        tunnel._look_again(silent)
+        until(lambda: silent.endpoint == ("127.0.0.1", port))
