@@ -15,12 +15,13 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from httpx_wireguard._errors import EndpointError
 
 BUFFER_SIZE = 1 << 22  # bytes asked of the kernel for each direction; it gives what it allows
 READ_SIZE = 65536  # bytes; the largest coalesced read
+JOIN_BELOW = 32768  # bytes; ours: larger reads are worth a call of their own
 SEND_PATIENCE_MS = 100  # how long a full socket buffer may hold up a send before datagrams are dropped
 
 # linux/udp.h, asm-generic/socket.h: Python has no names for them before 3.12 or at all
@@ -34,6 +35,8 @@ _SEGMENT = struct.Struct("=H")
 _COALESCED = struct.Struct("=i")
 _ANCILLARY_SIZE = 64  # bytes; one UDP_GRO message, with room
 _LINUX = sys.platform == "linux"
+
+Batch: TypeAlias = tuple[memoryview, int, tuple[Any, ...]]  # data, size of each datagram in it, source
 
 _log = logging.getLogger("httpx_wireguard.udp")
 
@@ -68,7 +71,8 @@ class UdpSocket:
         self.coalesces = self.segments = False
         if _LINUX:
             self._set_linux_options(offload)
-        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._buffer = memoryview(bytearray(JOIN_BELOW + READ_SIZE))
+        self._held: Batch | None = None  # read, but not of a kind with what was read before it
         self._errors: list[tuple[tuple[Any, ...], OSError]] = []
 
     def _grow_buffers(self) -> None:
@@ -116,16 +120,37 @@ class UdpSocket:
         port: int = self._socket.getsockname()[1]
         return port
 
-    def receive(self) -> tuple[memoryview, int, tuple[Any, ...]] | None:
-        """What waits: data, size of each datagram in it, and source; None when nothing does.
+    def receive(self) -> Batch | None:
+        """What waits: data, size of each datagram in it (the last may be shorter), and source; None when nothing does.
 
-        The data is valid until the next call. ICMP errors go to `take_errors`.
+        Small reads of equal datagrams are joined here, so that the engine sees batches also where the kernel does not
+        coalesce. The data is valid until the next call. ICMP errors go to `take_errors`.
         """
+        if self._held is not None:
+            batch, self._held = self._held, None
+            return batch
+        first = self._read(0)
+        if first is None:
+            return None
+        length, size, source = first
+        while size and length < JOIN_BELOW and length % size == 0:
+            more = self._read(length)
+            if more is None:
+                break
+            added, added_size, added_source = more
+            if added_source != source or not (added_size == size or added == added_size <= size):
+                self._held = (memoryview(bytes(self._buffer[length : length + added])), added_size, added_source)
+                break
+            length += added
+        return self._buffer[:length], size, source
+
+    def _read(self, offset: int) -> tuple[int, int, tuple[Any, ...]] | None:
+        """One read into the buffer: bytes, size of each datagram among them, source."""
         try:
             if not self.coalesces:
-                length, source = self._socket.recvfrom_into(self._buffer)
-                return self._buffer[:length], length, source
-            length, ancillary, _, source = self._socket.recvmsg_into([self._buffer], _ANCILLARY_SIZE)
+                length, source = self._socket.recvfrom_into(self._buffer[offset:])
+                return length, length, source
+            length, ancillary, _, source = self._socket.recvmsg_into([self._buffer[offset:]], _ANCILLARY_SIZE)
         except BlockingIOError:
             return None
         except OSError:
@@ -135,7 +160,7 @@ class UdpSocket:
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
                 (size,) = _COALESCED.unpack_from(data)
-        return self._buffer[:length], size, source
+        return length, size, source
 
     def take_errors(self) -> list[tuple[tuple[Any, ...], OSError]]:
         """ICMP errors that came since the last call: the endpoint of the datagram, and what is wrong with it."""
