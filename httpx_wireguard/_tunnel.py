@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import atexit
 import base64
-import contextlib
-import ipaddress
 import logging
-import math
 import os
-import socket
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Iterable, Sequence
@@ -19,8 +14,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from httpx_wireguard._config import Config, Endpoint
+from httpx_wireguard._config import Config
 from httpx_wireguard._connect import connect
+from httpx_wireguard._drivers import endpoints
 from httpx_wireguard._drivers.entropy import SystemEntropy
 from httpx_wireguard._drivers.sync import SyncDriver
 from httpx_wireguard._drivers.udp import UdpSockets
@@ -29,12 +25,11 @@ from httpx_wireguard._errors import EndpointError, OperationTimeout, TunnelClose
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._netstack.udp import UdpSocket
 from httpx_wireguard._resolver import Resolver, local_family
+from httpx_wireguard._sockets import Listener, UdpEndpoint
 from httpx_wireguard._streams import SyncStream, TcpOptions
 from httpx_wireguard._wireguard.peer import Peer
 
 _log = logging.getLogger("httpx_wireguard.tunnel")
-_START_SPACING = 0.025  # seconds; see _space_out
-_last_starts: dict[int, float] = {}  # by hash of the private key
 _running: weakref.WeakSet[Tunnel] = weakref.WeakSet()
 
 
@@ -189,13 +184,15 @@ class Tunnel:
             return self._driver
 
     def _start_driver(self) -> SyncDriver:
-        _space_out(self.config)
+        endpoints.space_out(self.config)
         sockets = UdpSockets(self._udp_host, self.config.listen_port, offload=self._udp_offload)
         try:
             candidates = {
-                peer.public_key: _resolve(peer.endpoint) for peer in self.config.peers if peer.endpoint is not None
+                peer.public_key: endpoints.resolve(peer.endpoint)
+                for peer in self.config.peers
+                if peer.endpoint is not None
             }
-            capacity = _open_sockets(sockets, candidates.values())
+            capacity = endpoints.open_sockets(sockets, candidates.values())
             engine = Engine(self.config, SystemEntropy(), socket_capacity=capacity)
         except BaseException:
             sockets.close()
@@ -224,7 +221,7 @@ class Tunnel:
 
     def _look_again(self, peer: Peer) -> None:
         """A silent peer: its endpoint's name may have moved (dynamic DNS, a fail-over). The driver's lock is held."""
-        if peer.config.endpoint is not None and not _is_address(peer.config.endpoint.host):
+        if peer.config.endpoint is not None and not endpoints.is_address(peer.config.endpoint.host):
             threading.Thread(target=self._move_endpoint, args=(peer,), name="httpx-wireguard-dns", daemon=True).start()
 
     def _move_endpoint(self, peer: Peer) -> None:
@@ -232,7 +229,7 @@ class Tunnel:
         if driver is None or peer.config.endpoint is None:
             return
         try:
-            found = _resolve(peer.config.endpoint)
+            found = endpoints.resolve(peer.config.endpoint)
         except EndpointError as error:
             _log.warning("%s", error)
             return
@@ -346,87 +343,6 @@ class Tunnel:
             )
 
 
-class Listener:
-    """A TCP port inside the tunnel."""
-
-    def __init__(self, driver: SyncDriver, listener: Any) -> None:
-        self._driver = driver
-        self._listener = listener
-
-    @property
-    def port(self) -> int:
-        """The port listened on."""
-        port: int = self._listener.local_port
-        return port
-
-    def accept(self, timeout: float | None = None) -> SyncStream:
-        """Wait for the next connection.
-
-        Raises:
-            OperationTimeout: none came within `timeout` seconds.
-            TunnelClosed: the listener or the tunnel was closed.
-        """
-        driver, listener = self._driver, self._listener
-        with driver.lock:
-            deadline = None if timeout is None else driver.now() + timeout
-            if not driver.wait(lambda: listener.readable, (listener,), deadline):
-                raise OperationTimeout(f"nobody connected to port {self.port} within {timeout:g} s")
-            return SyncStream(driver, listener.accept(driver.now()))
-
-    def close(self) -> None:
-        """Stop listening; connections that nobody accepted are reset."""
-        with self._driver.lock:
-            self._listener.close(self._driver.now())
-            self._driver.pump()
-
-
-class UdpEndpoint:
-    """A UDP socket inside the tunnel."""
-
-    def __init__(self, driver: SyncDriver, sock: UdpSocket) -> None:
-        self._driver = driver
-        self._socket = sock
-
-    @property
-    def port(self) -> int:
-        """The local port."""
-        return self._socket.local_port
-
-    def send(self, data: bytes, to: tuple[str, int] | None = None) -> None:
-        """Send one datagram to the connected remote, or to (IP address, port).
-
-        Raises:
-            MessageTooLong: it does not fit the tunnel's MTU.
-            NoRoute: no peer's AllowedIPs cover the address.
-        """
-        with self._driver.lock:
-            self._driver.engine.send_udp(self._socket, data, self._driver.now(), to)
-            self._driver.pump()
-
-    def receive(self, timeout: float | None = None) -> tuple[bytes, tuple[str, int]]:
-        """Wait for a datagram; returns it and its source.
-
-        Raises:
-            OperationTimeout: none came within `timeout` seconds.
-            TunnelClosed: the socket or the tunnel was closed.
-        """
-        driver, sock = self._driver, self._socket
-        with driver.lock:
-            deadline = None if timeout is None else driver.now() + timeout
-            if not driver.wait(lambda: sock.readable or sock.closed, (sock,), deadline):
-                raise OperationTimeout(f"no datagram came to port {self.port} within {timeout:g} s")
-            received = sock.receive(driver.now())
-            if received is None:
-                raise TunnelClosed(f"UDP port {self.port}: closed on this side")
-            return received
-
-    def close(self) -> None:
-        """Give the port back; who waits in `receive` gets an error."""
-        with self._driver.lock:
-            self._socket.close(self._driver.now())
-            self._driver.pump()
-
-
 class _Network:
     """The engine as the resolver wants it; the driver's lock is held."""
 
@@ -445,42 +361,6 @@ class _Network:
 
 def _ignore(peer: Peer) -> None:
     """The tunnel is being collected."""
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
-
-
-def _resolve(endpoint: Endpoint) -> list[tuple[Any, ...]]:
-    """The UDP socket addresses of an endpoint: the one thing that is asked of the host's own network."""
-    try:
-        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
-    except OSError as error:
-        raise EndpointError(f"Endpoint = {endpoint} does not resolve: {error}") from error
-    return [entry[4] for entry in found]
-
-
-def _open_sockets(sockets: UdpSockets, candidates: Iterable[list[tuple[Any, ...]]]) -> int:
-    """Open the families that the peers need, or both to be found by them; returns the smallest buffer's bytes."""
-    for found in candidates:
-        for address in list(found):
-            try:
-                sockets.for_endpoint(address)
-            except EndpointError:
-                found.remove(address)
-                if not found:
-                    raise
-    if not list(sockets):
-        for family in (socket.AF_INET, socket.AF_INET6):
-            with contextlib.suppress(EndpointError):
-                sockets.open(family)
-    if not list(sockets):
-        raise EndpointError("no UDP socket can be opened: is ListenPort = taken, or the local address not this host's?")
-    return min(one.capacity for one in sockets)
 
 
 def _apply(options: TcpOptions, connection: TcpConnection, now: float) -> None:
@@ -502,20 +382,6 @@ def _peer_stats(peer: Peer, now: float) -> PeerStats:
         responses_received=peer.responses_received,
         drops={str(reason): count for reason, count in peer.drops.items()},
     )
-
-
-def _space_out(config: Config) -> None:
-    """Two tunnels with one key, one after the other: wait until the server will hear the second one's initiation.
-
-    A responder ignores an initiation that comes within 20 ms of the last one of the same key, and our timestamps have a
-    grain of 17 ms; the next try would only come after REKEY_TIMEOUT, 5 s later.
-    """
-    now, mark = time.monotonic(), hash(config.private_key)
-    for old in [key for key, start in _last_starts.items() if start < now - _START_SPACING]:
-        del _last_starts[old]
-    start = max(now, _last_starts.get(mark, -math.inf) + _START_SPACING)
-    _last_starts[mark] = start
-    time.sleep(start - now)
 
 
 def _close_all() -> None:

@@ -1,0 +1,68 @@
+"""Where peers are: the one lookup that is made outside the tunnel, and the sockets to reach them."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import math
+import socket
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from httpx_wireguard._config import Config, Endpoint
+from httpx_wireguard._drivers.udp import UdpSockets
+from httpx_wireguard._errors import EndpointError
+
+_START_SPACING = 0.025  # seconds; see space_out
+_last_starts: dict[int, float] = {}  # by hash of the private key
+
+
+def is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def resolve(endpoint: Endpoint) -> list[tuple[Any, ...]]:
+    """The UDP socket addresses of an endpoint: the one thing that is asked of the host's own network."""
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        raise EndpointError(f"Endpoint = {endpoint} does not resolve: {error}") from error
+    return [entry[4] for entry in found]
+
+
+def open_sockets(sockets: UdpSockets, candidates: Iterable[list[tuple[Any, ...]]]) -> int:
+    """Open the families that the peers need, or both to be found by them; returns the smallest buffer's bytes."""
+    for found in candidates:
+        for address in list(found):
+            try:
+                sockets.for_endpoint(address)
+            except EndpointError:
+                found.remove(address)
+                if not found:
+                    raise
+    if not list(sockets):
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(EndpointError):
+                sockets.open(family)
+    if not list(sockets):
+        raise EndpointError("no UDP socket can be opened: is ListenPort = taken, or the local address not this host's?")
+    return min(one.capacity for one in sockets)
+
+
+def space_out(config: Config) -> None:
+    """Two tunnels with one key, one after the other: wait until the server will hear the second one's initiation.
+
+    A responder ignores an initiation that comes within 20 ms of the last one of the same key, and our timestamps have a
+    grain of 17 ms; the next try would only come after REKEY_TIMEOUT, 5 s later.
+    """
+    now, mark = time.monotonic(), hash(config.private_key)
+    for old in [key for key, start in _last_starts.items() if start < now - _START_SPACING]:
+        del _last_starts[old]
+    start = max(now, _last_starts.get(mark, -math.inf) + _START_SPACING)
+    _last_starts[mark] = start
+    time.sleep(start - now)
