@@ -97,6 +97,8 @@ class Tunnel:
         Raises:
             ConfigError: the configuration cannot work.
         """
+        self._driver: SyncDriver | None = None
+        self._closed: WireGuardError | None = None
         self.config = conf if isinstance(conf, Config) else Config.from_file(conf)
         self._system_dns = dns == "system"
         servers = self.config.dns if dns is None or dns == "system" else dns
@@ -104,8 +106,6 @@ class Tunnel:
         self._udp_host = udp_host
         self._udp_offload = udp_offload
         self._start_lock = threading.Lock()
-        self._driver: SyncDriver | None = None
-        self._closed: WireGuardError | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "running" if self._driver else "not started"
@@ -127,10 +127,9 @@ class Tunnel:
         self.close()
 
     def __del__(self, warn: Any = warnings.warn) -> None:
-        driver = getattr(self, "_driver", None)
-        if driver is not None and self._closed is None:
+        if self._driver is not None and self._closed is None:
             warn(f"unclosed {self!r}; use it in a with block, or close it", ResourceWarning, source=self)
-            driver.close_soon()
+            self._driver.close_soon()
 
     def start(self) -> None:
         """Resolve the endpoints, open the socket, begin the handshake; does not wait for its end. Idempotent.
@@ -188,9 +187,7 @@ class Tunnel:
         sockets = UdpSockets(self._udp_host, self.config.listen_port, offload=self._udp_offload)
         try:
             candidates = {
-                peer.public_key: endpoints.resolve(peer.endpoint)
-                for peer in self.config.peers
-                if peer.endpoint is not None
+                peer.public_key: endpoints.resolve(peer.endpoint) for peer in self.config.peers if peer.endpoint
             }
             capacity = endpoints.open_sockets(sockets, candidates.values())
             engine = Engine(self.config, SystemEntropy(), socket_capacity=capacity)
