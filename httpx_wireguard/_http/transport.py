@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -28,14 +28,28 @@ class WireGuardConnectionPool(httpcore.ConnectionPool):
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         try:
-            return super().handle_request(request)
-        except BaseException:
+            response = super().handle_request(request)
+        except BaseException as error:
             self._drop_abandoned_connections()
+            _restore_cause(error)
             raise
+        response.stream = _ResponseStream(response.stream)
+        return response
 
     def close(self) -> None:
         super().close()
         self._backend.close()
+
+    def _assign_requests_to_connections(self) -> list[httpcore.ConnectionInterface]:
+        """httpcore's, but a connection that belongs to a request stays open.
+
+        With threads, httpcore 1.0.9 takes it for idle until its request has begun, and closes it as surplus; or, when
+        the request begins and is answered while another thread looks, for one that the server has ended.
+        """
+        closing = super()._assign_requests_to_connections()
+        wanted = {id(request.connection) for request in self._requests}
+        self._connections += [connection for connection in closing if id(connection) in wanted]
+        return [connection for connection in closing if id(connection) not in wanted]
 
     def _drop_abandoned_connections(self) -> None:
         """Give back the slots of connections that never connected and that no request waits for any more.
@@ -55,6 +69,29 @@ class WireGuardConnectionPool(httpcore.ConnectionPool):
         except AttributeError:
             return
         self._close_connections(closing)
+
+
+class _ResponseStream:
+    """A response's body, whose errors keep their cause."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+        except Exception as error:
+            _restore_cause(error)
+            raise
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _restore_cause(error: BaseException) -> None:
+    """Undo the pool's `raise error from None`, which takes the tunnel's own error off httpcore's class for it."""
+    if error.__cause__ is None and isinstance(error.__context__, OSError):
+        error.__cause__ = error.__context__
 
 
 class WireGuardTransport(httpx.HTTPTransport):

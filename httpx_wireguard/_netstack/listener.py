@@ -54,7 +54,7 @@ class TcpListener:
         if self._queue:
             return self._queue.popleft()
         if self.closed:
-            raise TunnelClosed(f"listener on port {self.local_port}: closed")
+            raise self.error or TunnelClosed(f"listener on port {self.local_port}: closed")
         return None
 
     def on_established(self, connection: TcpConnection) -> None:

@@ -63,9 +63,7 @@ class PingSocket:
         version = 4 if len(self.remote_address) == 4 else 6
         room = self._owner.path_mtu(self.remote_address) - (20 if version == 4 else 40) - ICMP_HEADER_LENGTH
         if len(data) > room:
-            raise MessageTooLong(
-                f"{len(data)} bytes of echo data; the tunnel's MTU leaves room for {room}"
-            )
+            raise MessageTooLong(f"{len(data)} bytes of echo data; the tunnel's MTU leaves room for {room}")
         self._owner.send_icmp(self.remote_address, echo_request(version, self.identifier, sequence, data))
 
     def receive(self, now: float) -> tuple[int, bytes] | None:
@@ -73,7 +71,9 @@ class PingSocket:
         if self._queue:
             return self._queue.popleft()
         if self.error is not None:
-            error, self.error = self.error, None
+            error = self.error
+            if not self.closed:
+                self.error = None
             raise error
         return None
 

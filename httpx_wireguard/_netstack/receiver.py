@@ -11,6 +11,8 @@ QUICK_ACKS = 8  # segments acknowledged at once on a new connection, so that the
 INITIAL_BUFFER = 1 << 17  # bytes; ours: two full reads of a coalesced UDP batch
 MAXIMUM_BUFFER = 6 << 20  # bytes; the usual limit of Linux' tcp_rmem
 WINDOW_SCALE = 8  # RFC 7323 2.2: windows of up to 16 MiB in steps of 256 bytes
+DEFAULT_SEGMENT = 536  # bytes; RFC 9293 3.7.1: what the far side's segments hold until larger ones come
+PIECES = 1024  # small segments held for the reader before they are joined; ours, against their overhead
 BURST_TIME = 0.002  # seconds; ours: how long a driver may be late in emptying the UDP socket
 
 
@@ -26,6 +28,8 @@ class Receiver:
         "_buffer_size",
         "_chunks",
         "_consumed",
+        "_edge",
+        "_full_segment",
         "_socket_capacity",
         "ack_deadline",
         "ack_now",
@@ -33,6 +37,7 @@ class Receiver:
         "duplicate",
         "fin_at",
         "fin_received",
+        "last_acknowledgment",
         "mss",
         "next",
         "queue",
@@ -43,13 +48,14 @@ class Receiver:
 
     def __init__(self, next_sequence: int, mss: int, socket_capacity: int) -> None:
         self.next = next_sequence  # RCV.NXT
-        self.mss = mss  # what we told the far side: our estimate of a full segment
+        self.mss = mss  # what we told the far side
         self.scale = 0  # Rcv.Wind.Shift; 0 until both sides offered it
         self.queue = ReassemblyQueue(MAXIMUM_BUFFER)
         self.buffered = 0  # bytes in order that nobody has read yet
         self.fin_at: int | None = None  # sequence number of the far side's FIN
         self.fin_received = False  # everything before it, and it, is in order
         self.unacknowledged = 0  # bytes received in order since our last acknowledgment
+        self.last_acknowledgment = next_sequence  # Last.ACK.sent of RFC 7323 4.3
         self.quick_acks = QUICK_ACKS
         self.ack_now = False
         self.ack_deadline: float | None = None
@@ -57,7 +63,9 @@ class Receiver:
         self._chunks: deque[bytes] = deque()
         self._socket_capacity = socket_capacity
         self._buffer_size = min(INITIAL_BUFFER, socket_capacity)
-        self._advertised = next_sequence  # right edge of the window as the far side knows it
+        self._edge = next_sequence  # right edge of the window that there is room for
+        self._advertised = next_sequence  # the same as the far side knows it: rounded up to its unit
+        self._full_segment = min(DEFAULT_SEGMENT, mss)  # the largest payload seen
         self._consumed = 0  # bytes read since _autotune_start
         self._autotune_start: float | None = None
 
@@ -69,36 +77,43 @@ class Receiver:
         return self._advertised
 
     def acceptable(self, sequence: int, length: int) -> bool:
-        """RFC 9293 3.10.7.4 first check: some of the segment lies in the window."""
-        if length == 0:
+        """RFC 9293 3.10.7.4 first check: some of the segment lies in the window.
+
+        One that begins at RCV.NXT always does: its acknowledgment counts although the window is closed.
+        """
+        if length == 0 or sequence == self.next:
             return self.next <= sequence <= max(self._advertised, self.next)
         return sequence < self._advertised and sequence + length > self.next
 
     def reset_edge(self) -> None:
-        """The far side's SYN came: RCV.NXT is known now, and no window was advertised from it yet."""
-        self._advertised = self.next
+        """The far side's SYN came: RCV.NXT is known now, and our SYN advertised a window from it."""
+        self.last_acknowledgment = self.next
+        self._edge = self._advertised = self.next + min(self._buffer_size, 0xFFFF)
 
     def syn_window_field(self) -> int:
         """The window of a SYN is never scaled (RFC 7323 2.2)."""
-        field = min(self._buffer_size, 0xFFFF)
-        self._advertised = max(self._advertised, self.next + field)
-        return field
+        return min(self._buffer_size, 0xFFFF)
 
     def window_field(self) -> int:
         """The window to advertise now, scaled for the header; the right edge never moves back."""
         edge = self.next + max(self._buffer_size - self.buffered, 0)
-        if edge - self._advertised < min(self._buffer_size // 2, self.mss):
-            edge = self._advertised  # RFC 9293 3.8.6.2.2: no silly windows
-        # rounded up, or the edge would seem to shrink by less than one unit of the scale (RFC 7323 2.4)
+        if edge - self._edge < min(self._buffer_size // 2, self.mss):
+            edge = self._edge  # RFC 9293 3.8.6.2.2: no silly windows
+        # Rounded up, or the edge would seem to move back (RFC 7323 2.4); from the exact edge each time, or small
+        # segments would push it on for ever.
         field = min(-(-max(edge - self.next, 0) >> self.scale), 0xFFFF)
-        self._advertised = max(self._advertised, self.next + (field << self.scale))
+        told = self.next + (field << self.scale)
+        self._edge = min(edge, told)
+        self._advertised = max(self._advertised, told)
         return field
 
     def window_update_due(self) -> bool:
         """RFC 9293 3.8.6.2.2: tell of a window only once it has opened by half the buffer or two segments' worth."""
         edge = self.next + self._buffer_size - self.buffered
-        grown = edge - self._advertised
-        remaining = self._advertised - self.next
+        grown = edge - self._edge
+        remaining = self._edge - self.next
+        if self.fin_received:
+            return False
         return grown >= min(self._buffer_size // 2, 2 * self.mss) and remaining < self._buffer_size // 2
 
     # -- input
@@ -108,7 +123,7 @@ class Receiver:
         self._chunks.extend(payloads)
         self.next += length
         self.buffered += length
-        self._schedule_ack(length, now)
+        self._schedule_ack(length, len(payloads[0]), now)
 
     def on_data(self, sequence: int, payload: bytes, now: float) -> bool:
         """Data anywhere in or around the window; returns whether the reader has something new."""
@@ -128,7 +143,7 @@ class Receiver:
             self.ack_now = True
             return False
         if sequence > self.next:
-            if not self.queue.insert(sequence, payload):
+            if not self.queue.insert(sequence, payload) and self._holds(sequence, sequence + len(payload)):
                 self.duplicate = (sequence, sequence + len(payload))
             self.ack_now = True  # RFC 5681 4.2: at once, so that the sender sees the hole
             return False
@@ -141,18 +156,32 @@ class Receiver:
             self.ack_now = True  # RFC 5681 4.2: it filled (part of) a hole
         self.next += length
         self.buffered += length
-        self._schedule_ack(length, now)
+        self._schedule_ack(length, len(payload), now)
         return True
 
-    def _schedule_ack(self, length: int, now: float) -> None:
+    def _holds(self, start: int, end: int) -> bool:
+        """Whether a segment that the queue did not take is in it already, rather than refused by a limit."""
+        return any(first <= start and end <= last for first, last in self.queue.ranges(1))
+
+    def _schedule_ack(self, length: int, segment: int, now: float) -> None:
         self.unacknowledged += length
-        if self.unacknowledged >= 2 * self.mss:  # RFC 9293 MUST-58
+        if segment > self._full_segment:
+            self._full_segment = segment
+        if len(self._chunks) > PIECES + self.buffered // DEFAULT_SEGMENT:
+            self._join_chunks()
+        if self.unacknowledged > self._full_segment:  # RFC 9293 MUST-58: every second full segment
             self.ack_now = True
         elif self.quick_acks > 0:
             self.quick_acks -= 1
             self.ack_now = True
         elif self.ack_deadline is None:
             self.ack_deadline = now + DELAYED_ACK
+
+    def _join_chunks(self) -> None:
+        """Many small segments cost more than their bytes (CVE-2018-5390): copy them into one."""
+        joined = b"".join(self._chunks)
+        self._chunks.clear()
+        self._chunks.append(joined)
 
     def on_ack_timeout(self) -> None:
         """The reader did not answer in time to carry the acknowledgment: no dialogue, be quick for a while."""
@@ -162,6 +191,7 @@ class Receiver:
 
     def on_ack_sent(self) -> None:
         self.unacknowledged = 0
+        self.last_acknowledgment = self.next
         self.ack_now = False
         self.ack_deadline = None
         self.duplicate = None
@@ -212,9 +242,3 @@ class Receiver:
                 self._buffer_size = max(self._buffer_size, min(2 * self._consumed, longest, MAXIMUM_BUFFER))
             self._consumed = 0
             self._autotune_start = now
-
-    def discard(self) -> None:
-        """The connection is over: drop what nobody will read."""
-        self._chunks.clear()
-        self.buffered = 0
-        self.queue = ReassemblyQueue(MAXIMUM_BUFFER)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 DUPLICATE_THRESHOLD = 3  # DupThresh, RFC 6675 2
+MAXIMUM_RANGES = 2048  # ours: bounds the work that selective acknowledgments of single bytes ask for (CVE-2019-11478)
 
 
 class Scoreboard:
     """What the far side holds above SND.UNA, as disjoint ranges of unwrapped sequence numbers.
 
-    A hole is lost once more than DupThresh - 1 segments above it were selectively acknowledged, or once a timeout
-    declared everything in flight lost. A peer without SACK is served by counting duplicate acknowledgments.
+    A hole is lost once DupThresh ranges, or more than DupThresh - 1 full segments, above it were selectively
+    acknowledged, or once a timeout declared everything in flight lost. A peer without SACK is served by counting
+    duplicate acknowledgments.
     """
 
     __slots__ = (
@@ -40,6 +42,8 @@ class Scoreboard:
         first = bisect_left(self._ends, start)
         last = bisect_right(self._starts, end)
         known = 0
+        if first == last and len(self._starts) >= MAXIMUM_RANGES:
+            return 0  # as if it had not been said: it will be sent once more
         if first < last:
             known = sum(self._ends[first:last]) - sum(self._starts[first:last])
             start = min(start, self._starts[first])
@@ -70,9 +74,10 @@ class Scoreboard:
     def mark_lost(self, mss: int) -> None:
         """RFC 6675 4 IsLost: raise `lost_below` to the last hole with enough above it."""
         above = 0
-        for start, end in zip(reversed(self._starts), reversed(self._ends), strict=True):
+        newest = zip(reversed(self._starts), reversed(self._ends), strict=True)
+        for count, (start, end) in enumerate(newest, 1):
             above += end - start
-            if above > (DUPLICATE_THRESHOLD - 1) * mss:
+            if count >= DUPLICATE_THRESHOLD or above > (DUPLICATE_THRESHOLD - 1) * mss:
                 self.lost_below = max(self.lost_below, start)
                 return
 

@@ -40,6 +40,7 @@ class Sender:
         "mss",
         "nagle",
         "next",
+        "override_due",
         "probe_due",
         "queue",
         "retransmit_at",
@@ -74,6 +75,7 @@ class Sender:
         self._last_sent_at = 0.0
         self.more_due = False  # the last call left out what it could have sent
         self.probe_due = False  # a zero-window or keep-alive probe
+        self.override_due = False  # a window too small for a good segment has lasted long enough: use it
 
     # -- opening and ending
 
@@ -89,8 +91,15 @@ class Sender:
         self.sack = sack
         self.congestion = NewReno(mss)
 
-    def set_window(self, sequence: int, acknowledgment: int, window: int) -> None:
-        """The handshake ends: the first SND.WND, SND.WL1 and SND.WL2 (RFC 9293 3.10.7.3, 3.10.7.4)."""
+    def on_established(self, sequence: int, acknowledgment: int, window: int, echo: float | None, now: float) -> None:
+        """Our SYN is acknowledged: the first SND.WND, SND.WL1 and SND.WL2 (RFC 9293 3.10.7.3, 3.10.7.4)."""
+        retries = self.retries
+        self.on_ack(acknowledgment, echo, now)
+        self.congestion = NewReno(self.mss)  # a lost SYN says nothing about ssthresh
+        if retries > 1:  # RFC 5681 3.1, RFC 6928 2; as Linux, which allows for one SYN sent again too early
+            self.congestion.window = self.mss
+        if retries:
+            self.rtt.fall_back()
         self._wl1, self._wl2 = sequence, acknowledgment
         self.window = window
         self.largest_window = max(self.largest_window, window)
@@ -129,12 +138,12 @@ class Sender:
     def runs_to_send(self, now: float) -> list[Run]:
         """What the windows allow now: lost data first, then new data."""
         runs: list[Run] = []
+        if self.next == self.unacknowledged and now - self._last_sent_at > self.rtt.timeout:
+            self.congestion.on_idle(now)
         budget = self.congestion.window - self.in_flight
         if self.board.lost_below > self.unacknowledged:
             budget = self._retransmissions(budget, runs)
         if self.next < self.end:
-            if self.next == self.unacknowledged and now - self._last_sent_at > self.rtt.timeout:
-                self.congestion.on_idle(now)
             self._new_data(budget, runs, now)
         if runs:
             self._last_sent_at = now
@@ -149,7 +158,7 @@ class Sender:
                 break  # the first retransmission of a recovery leaves whatever the window says: RFC 6675 5 (4.3)
             start, stop = hole
             length = min(stop - start, self.mss)
-            runs.append(self._run(start, min(length, max(self.queue.end - start, 0))))
+            runs.append(self._run(start, min(length, max(self.queue.end - start, 0)), self.next))
             board.retransmitted_below = start + length
             budget -= length
             self._timed = None  # Karn's algorithm
@@ -168,7 +177,7 @@ class Sender:
             return waiting
         if usable >= self.mss:
             return usable // self.mss * self.mss
-        return usable if usable >= max(self.largest_window // 2, 1) else 0
+        return usable if usable >= max(self.largest_window // 2, 1) or (self.override_due and usable > 0) else 0
 
     def _new_data(self, budget: int, runs: list[Run], now: float) -> None:
         length = self._usable_length()
@@ -178,15 +187,17 @@ class Sender:
             length = budget // self.mss * self.mss
         if length <= 0:
             return
-        run = self._run(self.next, min(length, self.queue.end - self.next))
+        run = self._run(self.next, min(length, self.queue.end - self.next), self.end)
         if self._timed is None:
             self._timed = (self.next + 1, now)
         self.next += sum(map(len, run.payloads)) + run.fin
+        self.override_due = False
         runs.append(run)
 
-    def _run(self, start: int, length: int) -> Run:
+    def _run(self, start: int, length: int, limit: int) -> Run:
+        """`length` bytes from `start`, and the FIN if it comes next and lies before `limit`."""
         payloads = self.queue.slices(start, length, self.mss) if length > 0 else []
-        fin = self.fin_at is not None and start + length == self.fin_at
+        fin = self.fin_at is not None and start + length == self.fin_at < limit
         return Run(start, payloads or [b""], fin)
 
     # -- input
@@ -202,8 +213,13 @@ class Sender:
         self._wl1, self._wl2 = sequence, acknowledgment
         return changed
 
-    def on_ack(self, acknowledgment: int, now: float) -> None:
-        """SND.UNA < acknowledgment <= SND.NXT."""
+    def on_ack(self, acknowledgment: int, echo: float | None, now: float) -> None:
+        """SND.UNA < acknowledgment <= SND.NXT.
+
+        Args:
+            echo: the round trip by the timestamp that came back (RFC 7323 4.1). It also measures segments that were
+                sent twice, and so ends a backoff.
+        """
         board = self.board
         in_flight = self.in_flight
         acknowledged = acknowledgment - self.unacknowledged
@@ -213,7 +229,8 @@ class Sender:
         if self._timed is not None and acknowledgment >= self._timed[0]:
             self.rtt.on_sample(now - self._timed[1])
             self._timed = None
-        self.rtt.reset_backoff()
+        elif echo is not None and self.rtt.backed_off:
+            self.rtt.on_sample(echo)
         self.retries = 0
         self.retransmit_at = now + self.rtt.timeout if acknowledgment < self.next else None  # RFC 6298 5.2, 5.3
         point = board.recovery_point
@@ -232,7 +249,7 @@ class Sender:
         board = self.board
         if not self.sack:
             board.duplicates = max(0, board.duplicates - acknowledged // self.mss)
-            board.lost_below = max(board.lost_below, self.unacknowledged + self.mss)
+            self._first_is_lost()
         else:
             board.mark_lost(self.mss)
         if board.after_timeout:  # RFC 5681 3.1: the loss window grows by slow start
@@ -251,11 +268,15 @@ class Sender:
         if news:
             board.mark_lost(self.mss)
         elif not self.sack and board.duplicates >= DUPLICATE_THRESHOLD:
-            board.lost_below = max(board.lost_below, self.unacknowledged + self.mss)
+            self._first_is_lost()
         if board.lost_below > self.unacknowledged:
             board.recovery_point = self.next
             board.retransmitted_below = self.unacknowledged
             self.congestion.on_loss(self.next - self.unacknowledged, now)
+
+    def _first_is_lost(self) -> None:
+        board = self.board
+        board.lost_below = max(board.lost_below, min(self.unacknowledged + self.mss, self.next))
 
     # -- timers
 

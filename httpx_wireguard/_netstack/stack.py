@@ -50,6 +50,7 @@ Packets: TypeAlias = tuple[IpAddress, list[bytes]]  # where to, and the IP packe
 EPHEMERAL_PORTS = range(32768, 65536)  # RFC 6056 3.2 asks for a wide range; Linux' starts there too
 MINIMUM_IPV4_MTU = 552  # bytes; below this a "packet too big" is believed no further (Linux' min_pmtu)
 REPLIES_PER_SECOND = 100  # resets, echo replies, ICMP errors; RFC 1812 4.3.2.8, RFC 4443 2.4 (f) ask for a limit
+TIME_WAIT_GAP = 65_537  # how far a connection that takes over one in TIME-WAIT begins above it; as Linux
 _TCP4_ADDRESSES = slice(12, 24)  # source, destination, ports: an IPv4 header without options
 _TCP6_ADDRESSES = slice(8, 44)
 _HARD = {
@@ -106,9 +107,12 @@ class Stack:
         """Start a connection.
 
         Raises:
-            NoRoute: the interface has no address of that family, or not this one.
+            NoRoute: the interface has no address of that family, or not this one, or `remote` is no unicast address.
             AddressInUse: every ephemeral port towards that remote is taken.
         """
+        if not is_unicast(remote[0]):  # RFC 9293 MUST-46
+            host, _ = readable(remote[0], 0)
+            raise NoRoute(f"{host} is not the address of a single host", host)
         source = self.source_for(remote[0]) if local is None else self._own(local)
         port = self._ephemeral_port(lambda port: _key(remote, (source, port)) not in self._connections)
         connection = self._new_connection((source, port), remote, now)
@@ -139,15 +143,24 @@ class Stack:
         self._pings[identifier] = socket
         return socket
 
-    def _new_connection(self, local: tuple[IpAddress, int], remote: tuple[IpAddress, int], now: float) -> TcpConnection:
+    def _new_connection(
+        self,
+        local: tuple[IpAddress, int],
+        remote: tuple[IpAddress, int],
+        now: float,
+        previous: TcpConnection | None = None,
+    ) -> TcpConnection:
         key = _key(remote, local)
         digest = hashlib.blake2s(key, key=self._isn_key).digest()
+        # RFC 6528 3: a clock of 4 microseconds plus a keyed hash of the addresses and ports
+        sequence = int(now * 250_000) + int.from_bytes(digest[:4], "big")
+        if previous is not None:
+            sequence = previous.sender.next + TIME_WAIT_GAP
         connection = TcpConnection(
             self,
             local,
             remote,
-            # RFC 6528 3: a clock of 4 microseconds plus a keyed hash of the addresses and ports
-            initial_sequence=(int(now * 250_000) + int.from_bytes(digest[:4], "big")) & 0xFFFFFFFF,
+            initial_sequence=sequence & 0xFFFFFFFF,
             mss=self._mss(remote[0]),
             socket_capacity=self.socket_capacity,
             timestamp_offset=int.from_bytes(digest[4:8], "big"),
@@ -268,7 +281,8 @@ class Stack:
 
     def _receive_tcp(self, key: bytes, run: list[bytes], offset: int, now: float) -> None:
         connection = self._connections.get(key)
-        if connection is not None and not self._reuses(connection, run[0], offset):
+        previous = connection if connection is not None and self._reuses(connection, run[0], offset) else None
+        if connection is not None and previous is None:
             connection.receive_packets(run, offset, now)
             return
         for packet in run:
@@ -277,7 +291,7 @@ class Stack:
                 if connection is not None:
                     connection.receive_packets([packet], offset, now)
                 else:
-                    self._receive_unmatched(packet, offset, now)
+                    self._receive_unmatched(packet, offset, now, previous)
             except MalformedPacket:
                 self.drop("malformed TCP segment")
 
@@ -290,12 +304,15 @@ class Stack:
         except MalformedPacket:
             return False
         newer = (header.sequence - connection.receiver.next) & 0xFFFFFFFF < 1 << 31
+        listener = self._listeners.get(header.destination_port)
         if header.flags & (Flags.SYN | Flags.ACK | Flags.RST) != Flags.SYN or not newer:
+            return False
+        if listener is None or listener.full:
             return False
         connection.abort(0.0)
         return True
 
-    def _receive_unmatched(self, packet: bytes, offset: int, now: float) -> None:
+    def _receive_unmatched(self, packet: bytes, offset: int, now: float, previous: TcpConnection | None) -> None:
         """RFC 9293 3.10.7.1 and 3.10.7.2: a SYN for a listener, or nobody's segment."""
         header = TcpHeader.parse(packet, offset)
         source, destination = _addresses(packet)
@@ -310,7 +327,7 @@ class Stack:
             self.drop("listener's backlog full")
         else:
             local, remote = (destination, header.destination_port), (source, header.source_port)
-            connection = self._new_connection(local, remote, now)
+            connection = self._new_connection(local, remote, now, previous)
             self._half_open[connection] = listener
             listener.half_open += 1
             connection.open_passive(header, now)
@@ -433,13 +450,13 @@ class Stack:
         """RFC 1191, RFC 8201: believed only about something in flight, never to make the path larger."""
         floor = MINIMUM_IPV4_MTU if len(quoted.destination) == 4 else MINIMUM_MTU
         mtu = max(mtu, floor)
-        if mtu >= self.path_mtu(quoted.destination) or quoted.protocol != PROTOCOL_TCP or quoted.tcp_sequence is None:
+        if mtu >= self.mtu or quoted.protocol != PROTOCOL_TCP or quoted.tcp_sequence is None:
             return
         key = _key((quoted.destination, quoted.destination_port), (quoted.source, quoted.source_port))
         connection = self._connections.get(key)
         headers = 40 if len(quoted.destination) == 4 else 60
         if connection is not None and connection.on_packet_too_big(mtu - headers, quoted.tcp_sequence):
-            self._path_mtu[quoted.destination] = mtu
+            self._path_mtu[quoted.destination] = min(mtu, self.path_mtu(quoted.destination))
 
     # -- output
 
@@ -472,6 +489,9 @@ class Stack:
             header = Ipv6Header(
                 source=local, destination=remote, next_header=protocol, payload_length=len(payload)
             ).serialize()
+        if len(header) + len(payload) > self.mtu:
+            self.drop("reply larger than the MTU")  # to what came in fragments: we send none
+            return
         self._outbox.append((remote, [header + payload]))
 
     def _may_reply(self, now: float) -> bool:

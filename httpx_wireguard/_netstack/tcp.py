@@ -17,6 +17,7 @@ from httpx_wireguard._errors import (
 )
 from httpx_wireguard._netstack.addresses import IpAddress, readable
 from httpx_wireguard._netstack.receiver import WINDOW_SCALE, Receiver
+from httpx_wireguard._netstack.rtt import MAXIMUM_RTO
 from httpx_wireguard._netstack.segment_writer import SegmentWriter
 from httpx_wireguard._netstack.sender import SEND_BUFFER, Sender
 from httpx_wireguard._netstack.sequence import unwrap
@@ -24,14 +25,17 @@ from httpx_wireguard._wire.tcp import Flags, TcpHeader
 
 MSL = 30.0  # seconds; Deviates from RFC 9293 3.4.1 (2 minutes): Linux waits 60 s in TIME-WAIT
 SYN_RETRIES = 7  # R2 of a SYN: 1+2+4+…+64 s and the wait after, more than the 3 minutes of RFC 9293 MUST-23
+ORPHAN_RETRIES = 8  # of data that nobody waits for: Linux' tcp_orphan_retries
 DATA_RETRIES = 15  # R2 of data: Linux' tcp_retries2, more than the 100 s of RFC 9293 SHLD-11
 ORPHAN_TIMEOUT = 60.0  # seconds in FIN-WAIT-2 with nobody to read; ours, as Linux' tcp_fin_timeout
 WRITE_LOW_WATER = SEND_BUFFER // 4  # bytes; ours: a waiting writer is woken once for many acknowledgments
+PAWS_IDLE = 24 * 86400.0  # seconds; RFC 7323 5.5: after this a timestamp of 1 ms ticks may have wrapped
 CHALLENGE_INTERVAL = 0.5  # seconds; RFC 5961 7 wants a limit, Linux' is this per connection
 
 MINIMUM_MSS = 88  # bytes; ours, after CVE-2019-11479: a tiny MSS only costs packets (Linux: 48 without options)
 
 _FIN, _SYN, _RST, _PSH, _ACK = (int(flag) for flag in (Flags.FIN, Flags.SYN, Flags.RST, Flags.PSH, Flags.ACK))
+_SYN_ACK = _SYN | _ACK
 # header prediction: 8 words of header, ACK with or without PSH, nothing but a timestamp option
 _FAST = struct.Struct("!IIHHIIII")
 _FAST_WORDS = frozenset({8 << 12 | _ACK, 8 << 12 | _ACK | _PSH})
@@ -98,6 +102,7 @@ class TcpConnection:
         "_owner",
         "_persist_at",
         "_persist_retries",
+        "_refused_at",
         "_reset_due",
         "_syn_due",
         "_timestamp_echo",
@@ -141,6 +146,7 @@ class TcpConnection:
         self._timestamp_offset = timestamp_offset  # RFC 7323 5.4: no clock of ours on the wire
         self._timestamp_echo = 0  # TS.Recent
         self._syn_due = self._reset_due = False
+        self._refused_at: int | None = None  # an impossible acknowledgment, to be answered by a reset
         self._orphan = False  # nobody holds the socket any more
         self._close_at: float | None = None  # end of TIME-WAIT, or of an orphan's FIN-WAIT-2
         self._persist_at: float | None = None
@@ -265,7 +271,7 @@ class TcpConnection:
             self.fail(ConnectionReset(f"{self.name}: closed here before it was open"))
             return
         self.sender.close()
-        if self.state in (State.ESTABLISHED, State.SYN_RECEIVED):
+        if self.state is State.ESTABLISHED:  # in SYN-RECEIVED the FIN waits for the handshake
             self._enter(State.FIN_WAIT_1)
         elif self.state is State.CLOSE_WAIT:
             self._enter(State.LAST_ACK)
@@ -276,7 +282,7 @@ class TcpConnection:
             return
         self._orphan = True
         self._owner.wake(self)
-        if self.receiver.buffered and self.state is not State.CLOSED:
+        if self.receiver.buffered and self.state not in (State.CLOSED, State.TIME_WAIT):
             self.abort(now)
             return
         self.shutdown_write(now)
@@ -290,11 +296,14 @@ class TcpConnection:
         if self.state in (State.CLOSED, State.TIME_WAIT):
             self._enter_closed(None)
             return
-        self._reset_due = self.state is not State.SYN_SENT
+        done = self.state in (State.CLOSING, State.LAST_ACK) and self.sender.next == self.sender.end
+        self._reset_due = self.state is not State.SYN_SENT and not done
         self.fail(error or ConnectionReset(f"{self.name}: aborted here"))
 
     def set_keepalive(self, idle: float, interval: float, count: int, now: float) -> None:
         """Probe an idle connection (RFC 9293 3.8.4); off unless asked for (MUST-25)."""
+        if self.state in (State.CLOSED, State.TIME_WAIT):
+            return
         self._keepalive = (idle, interval, count)
         self._keepalive_at = now + idle
         self._owner.touch(self)
@@ -316,7 +325,8 @@ class TcpConnection:
         while index < count:
             run: list[bytes] = []
             length = 0
-            if self.state in _RECEIVING and self._timestamps and not receiver.queue.bytes_held:
+            if self._predictable:
+                refresh = receiver.next == receiver.last_acknowledgment
                 sequence = receiver.next & 0xFFFFFFFF
                 room = receiver.right_edge - receiver.next
                 una, echo = sender.unacknowledged & 0xFFFFFFFF, self._timestamp_echo
@@ -340,7 +350,8 @@ class TcpConnection:
                     run.append(payload)
                     length += size
                     sequence = (sequence + size) & 0xFFFFFFFF
-                    echo = value
+                    if refresh:
+                        echo, refresh = value, False  # RFC 7323 4.3: only of what begins at Last.ACK.sent
                     index += 1
             if run:
                 self._timestamp_echo = echo
@@ -357,6 +368,19 @@ class TcpConnection:
                 self.receive_segment(header, packet[offset + header.header_length :], now)
         self._owner.touch(self)
         self._owner.wake(self)
+
+    @property
+    def _predictable(self) -> bool:
+        """Data that continues the stream needs no more than to be put behind it."""
+        receiver = self.receiver
+        return (
+            self.state in _RECEIVING
+            and self._timestamps
+            and not self._orphan
+            and not self.sender.retries
+            and not receiver.queue.bytes_held
+            and receiver.fin_at is None
+        )
 
     # -- input: RFC 9293 3.10.7, one method per numbered step
 
@@ -375,7 +399,9 @@ class TcpConnection:
         acknowledgment = unwrap(header.acknowledgment, sender.unacknowledged)
         has_ack = bool(header.flags & _ACK)
         if has_ack and not sender.unacknowledged < acknowledgment <= sender.next:
-            return  # first: a half-open relic or a forgery. Deviates: no reset, the far side's own timers end it
+            if not header.flags & _RST:
+                self._refused_at = header.acknowledgment  # first: the far side has a half-open relic (3.5.1)
+            return
         if header.flags & _RST:  # second
             if has_ack:
                 self.fail(ConnectionRefused(f"{self.name} refused by the far side: nothing listens there"))
@@ -385,8 +411,8 @@ class TcpConnection:
         self._accept_syn(header, now)  # fourth
         if has_ack:
             self._syn_due = False
-            sender.on_ack(acknowledgment, now)
-            sender.set_window(header.sequence, acknowledgment, header.window)  # a SYN's window is never scaled
+            echo = self._echoed_rtt(header, now)
+            sender.on_established(header.sequence, acknowledgment, header.window, echo, now)  # a SYN's window: unscaled
             self.receiver.ack_now = True
             self._enter(State.ESTABLISHED)
             self._last_received = now
@@ -397,32 +423,34 @@ class TcpConnection:
 
     def _receive_synchronized(self, header: TcpHeader, payload: bytes, now: float) -> None:
         """RFC 9293 3.10.7.4."""
-        receiver = self.receiver
+        receiver, flags = self.receiver, header.flags
         sequence = unwrap(header.sequence, receiver.next)
-        length = len(payload) + bool(header.flags & _FIN) + bool(header.flags & _SYN)
-        if not self._passes_paws(header, sequence, length) or not receiver.acceptable(sequence, length):
+        if self.state is State.SYN_RECEIVED and flags & _SYN_ACK == _SYN_ACK and sequence == receiver.next - 1:
+            flags, sequence = flags & ~_SYN, receiver.next  # MUST-10: simultaneous open; this SYN is known
+        length = 0 if flags & _RST else len(payload) + bool(flags & _FIN) + bool(flags & _SYN)
+        if not self._passes_paws(header, now) or not receiver.acceptable(sequence, length):
             self._on_unacceptable(header, sequence, length, now)
             return
         self._last_received = now
-        if header.flags & _RST:
-            self._on_reset(sequence)
+        if flags & _RST:
+            self._on_reset(sequence, now)
             return
-        if header.flags & _SYN:
-            self._on_syn(header, now)
+        if flags & _SYN:
+            self._on_syn(now)
             return
-        if not header.flags & _ACK:
+        if not flags & _ACK:
             return  # fifth: drop
-        if self._timestamps and header.options.timestamp_value is not None and sequence <= receiver.next:
+        if self._timestamps and header.options.timestamp_value is not None and sequence <= receiver.last_acknowledgment:
             self._timestamp_echo = header.options.timestamp_value  # RFC 7323 4.3
         if self._on_acknowledgment(header, sequence, len(payload), now):
-            self._receive_text(sequence, payload, bool(header.flags & _FIN), now)
+            self._receive_text(sequence, payload, bool(flags & _FIN), now)
 
-    def _passes_paws(self, header: TcpHeader, sequence: int, length: int) -> bool:
+    def _passes_paws(self, header: TcpHeader, now: float) -> bool:
         """RFC 7323 5.3 R1: an old duplicate shows by its timestamp; a reset is exempt."""
         value = header.options.timestamp_value
         if not self._timestamps or value is None or header.flags & _RST:
             return True
-        return not (value - self._timestamp_echo) & 0x80000000
+        return not (value - self._timestamp_echo) & 0x80000000 or now - self._last_received > PAWS_IDLE
 
     def _on_unacceptable(self, header: TcpHeader, sequence: int, length: int, now: float) -> None:
         """First check failed: acknowledge, unless it was a reset. Without text the answer is limited in rate, or
@@ -441,12 +469,15 @@ class TcpConnection:
         """RFC 5961 7: an acknowledgment that shows where we are, limited in rate."""
         if now - self._challenge_at >= CHALLENGE_INTERVAL:
             self._challenge_at = now
-            self.receiver.ack_now = True
+            if self.state is State.SYN_RECEIVED:
+                self._syn_due = True  # our SYN,ACK says the same, and may have been lost
+            else:
+                self.receiver.ack_now = True
 
-    def _on_reset(self, sequence: int) -> None:
+    def _on_reset(self, sequence: int, now: float) -> None:
         """Second check, as hardened by RFC 5961 3.2: only the exact next sequence number resets."""
         if sequence != self.receiver.next:
-            self._challenge(self._last_received)
+            self._challenge(now)
         elif self.state is State.SYN_RECEIVED and self.passive:
             self._enter_closed(None)  # back to LISTEN, which never noticed
         elif self.state is State.TIME_WAIT:
@@ -456,10 +487,10 @@ class TcpConnection:
             kind = ConnectionRefused if self.state is State.SYN_RECEIVED else ConnectionReset
             self.fail(kind(f"{self.name}: {what} the far side"))
 
-    def _on_syn(self, header: TcpHeader, now: float) -> None:
+    def _on_syn(self, now: float) -> None:
         """Fourth check, RFC 5961 4.2: whatever the sequence number, a challenge."""
-        if self.state is State.SYN_RECEIVED:
-            self._syn_due = True  # our SYN,ACK was lost
+        if self.state is State.SYN_RECEIVED and self.passive:
+            self._enter_closed(None)  # another SYN than ours: back to LISTEN, which never noticed
         else:
             self._challenge(now)
 
@@ -469,10 +500,11 @@ class TcpConnection:
         acknowledgment = unwrap(header.acknowledgment, sender.unacknowledged)
         if self.state is State.SYN_RECEIVED:
             if not sender.unacknowledged < acknowledgment <= sender.next:
+                self._refused_at = header.acknowledgment
                 return False
             self._syn_due = False
-            sender.on_ack(acknowledgment, now)
-            sender.set_window(sequence, acknowledgment, header.window << sender.scale)
+            echo = self._echoed_rtt(header, now)
+            sender.on_established(sequence, acknowledgment, header.window << sender.scale, echo, now)
             self._enter(State.FIN_WAIT_1 if sender.fin_at is not None else State.ESTABLISHED)
             if self.passive:
                 self._owner.on_established(self)
@@ -480,9 +512,10 @@ class TcpConnection:
         if acknowledgment > sender.next or acknowledgment < sender.unacknowledged - max(sender.largest_window, 1):
             self._challenge(now)  # RFC 5961 5.2
             return False
-        window_changed = sender.update_window(sequence, acknowledgment, header.window)
-        if sender.window == 0:
-            sender.retries = 0  # MUST-35: a far side that answers may keep its window shut for ever
+        current = acknowledgment >= sender.unacknowledged
+        window_changed = current and sender.update_window(sequence, acknowledgment, header.window)
+        if sender.next == sender.unacknowledged or (sender.window == 0 and not self._orphan):
+            sender.retries = 0  # MUST-36: a far side that answers may keep its window shut for ever
         advanced = acknowledgment > sender.unacknowledged
         duplicate = (  # RFC 5681 2
             acknowledgment == sender.unacknowledged < sender.next
@@ -491,11 +524,29 @@ class TcpConnection:
             and not header.flags & _FIN
         )
         if advanced:
-            sender.on_ack(acknowledgment, now)
+            sender.on_ack(acknowledgment, self._echoed_rtt(header, now), now)
             self._persist_retries = 0
         if header.options.sack_blocks or duplicate:
             sender.on_sack(self._unwrap_blocks(header), duplicate, now)
         return self._on_our_fin_acknowledged(now) if sender.fin_at is not None else True
+
+    def _echoed_rtt(self, header: TcpHeader, now: float) -> float | None:
+        """RFC 7323 4.1: the round trip by our own timestamp, where Karn's algorithm waits for one.
+
+        A duplicate reported (RFC 2883) means that an acknowledgment was lost: the echo is of the first transmission,
+        and would measure our own timeout.
+        """
+        options = header.options
+        if not (self._timestamps and self.sender.rtt.backed_off) or options.timestamp_value is None:
+            return None
+        opening = self.state in _OPENING
+        if not opening and not self.sender.sack:
+            return None  # no duplicate would be reported
+        blocks, acknowledgment = options.sack_blocks, header.acknowledgment
+        if blocks and unwrap(blocks[0][1], acknowledgment) <= acknowledgment:
+            return None
+        elapsed = (self._timestamp_value(now) - options.timestamp_echo) & 0xFFFFFFFF
+        return max(elapsed, 1) / 1000 if elapsed <= MAXIMUM_RTO * 1000 else None  # else a lie
 
     def _unwrap_blocks(self, header: TcpHeader) -> list[tuple[int, int]]:
         """Blocks inside what is in flight; others are duplicates (RFC 2883) or lies."""
@@ -611,10 +662,9 @@ class TcpConnection:
     def _on_retransmission_timeout(self, now: float) -> None:
         sender = self.sender
         opening = self.state in _OPENING
-        if sender.retries >= (SYN_RETRIES if opening else DATA_RETRIES):  # R2: RFC 9293 3.8.3
-            hint = f"; {self.hard_error_hint}" if self.hard_error_hint else ""
+        if sender.retries >= (SYN_RETRIES if opening else self._data_retries):  # R2: RFC 9293 3.8.3
             what = "no answer to SYN" if opening else "no acknowledgment"
-            self.fail(ConnectionTimedOut(f"{self.name}: {what} after {sender.retries} retransmissions{hint}"))
+            self._give_up(f"{what} after {sender.retries} retransmissions")
             return
         sender.on_retransmission_timeout(now)
         self._syn_due = opening
@@ -622,9 +672,27 @@ class TcpConnection:
     def _probe_zero_window(self, now: float) -> None:
         """RFC 9293 3.8.6.1: an old sequence number draws an acknowledgment with the window of the day."""
         self._persist_at = None
-        if self.sender.window_closed:
-            self._persist_retries += 1
-            self._probe_due()
+        sender = self.sender
+        if not sender.window_closed:
+            return
+        if sender.retries >= self._data_retries or (self._orphan and self._persist_retries >= ORPHAN_RETRIES):
+            self._reset_due = True
+            self._give_up(f"window closed, and {self._persist_retries} probes led to nothing")
+            return
+        sender.retries += 1  # unanswered ones: the next acknowledgment sets it back
+        self._persist_retries += 1
+        if sender.window > 0:
+            sender.override_due = True  # RFC 9293 3.8.6.2.1 (4): the window stays small, so fill it
+        else:
+            sender.probe_due = True
+
+    @property
+    def _data_retries(self) -> int:
+        return ORPHAN_RETRIES if self._orphan else DATA_RETRIES
+
+    def _give_up(self, what: str) -> None:
+        hint = f"; {self.hard_error_hint}" if self.hard_error_hint else ""
+        self.fail(ConnectionTimedOut(f"{self.name}: {what}{hint}"))
 
     def _probe_idle(self, now: float) -> None:
         """RFC 9293 3.8.4."""
@@ -641,10 +709,7 @@ class TcpConnection:
         else:
             self._keepalive_probes += 1
             self._keepalive_at = now + interval
-            self._probe_due()
-
-    def _probe_due(self) -> None:
-        self.sender.probe_due = True
+            self.sender.probe_due = True
 
     # -- output
 
@@ -652,17 +717,16 @@ class TcpConnection:
         """Everything due, as IP packets; an acknowledgment of its own only when no data carries it."""
         if self._reset_due:
             return self._reset_packets()
-        if self._syn_due:
-            self._syn_due = False
-            return [self._syn_packet(now)]
-        if self.state in _OPENING or self.state is State.CLOSED:
+        if self.state in _OPENING:
+            return self._opening_packets(now)
+        if self.state is State.CLOSED:
             return []
         receiver, sender = self.receiver, self.sender
         packets: list[bytes] = []
         if self.state in _SENDING and (sender.next < sender.end or sender.board.lost_below > sender.unacknowledged):
             runs = sender.runs_to_send(now)
             if runs:
-                window, options = receiver.window_field(), self._options(now, with_sack=receiver.ack_now)
+                window, options = receiver.window_field(), self._options(now, with_sack=False)
                 if sender.more_due:
                     self._owner.touch(self)
                 for run in runs:
@@ -670,8 +734,8 @@ class TcpConnection:
                     packets += self._writer.run(run.sequence, run.payloads, receiver.next, _ACK, last, window, options)
         if not packets and sender.probe_due:
             packets.append(self._empty(sender.unacknowledged - 1, now))
-        elif not packets and receiver.ack_now:
-            packets.append(self._empty(sender.next, now))
+        elif receiver.ack_now and (not packets or self._sack_due):
+            packets.append(self._empty(sender.next, now))  # full segments leave no room for SACK blocks: RFC 6691 4
         if packets:
             receiver.on_ack_sent()
             sender.probe_due = False
@@ -706,6 +770,16 @@ class TcpConnection:
         receiver.on_ack_sent()
         return self._writer.run(sender.unacknowledged, [b""], acknowledgment, flags, 0, window, options)[0]
 
+    def _opening_packets(self, now: float) -> list[bytes]:
+        packets: list[bytes] = []
+        if self._refused_at is not None:  # RFC 9293 3.10.7.3, 3.10.7.4: <SEQ=SEG.ACK><CTL=RST>
+            packets += self._writer.run(self._refused_at, [b""], 0, _RST, 0, 0, b"")
+            self._refused_at = None
+        if self._syn_due:
+            self._syn_due = False
+            packets.append(self._syn_packet(now))
+        return packets
+
     def _reset_packets(self) -> list[bytes]:
         """RFC 9293 3.10.5: <SEQ=SND.NXT><CTL=RST>; ACK too, as every stack does."""
         self._reset_due = False
@@ -713,16 +787,23 @@ class TcpConnection:
         return writer.run(sender.next, [b""], self.receiver.next, _RST | _ACK, 0, 0, b"")
 
     def _timestamp_option(self, now: float) -> bytes:
-        value = (int(now * 1000) + self._timestamp_offset) & 0xFFFFFFFF  # RFC 7323 5.4: a tick of 1 ms
-        return _TIMESTAMP.pack(_TIMESTAMP_LAYOUT, value, self._timestamp_echo)
+        return _TIMESTAMP.pack(_TIMESTAMP_LAYOUT, self._timestamp_value(now), self._timestamp_echo)
+
+    def _timestamp_value(self, now: float) -> int:
+        return (int(now * 1000) + self._timestamp_offset) & 0xFFFFFFFF  # RFC 7323 5.4: a tick of 1 ms
 
     def _options(self, now: float, *, with_sack: bool) -> bytes:
         options = self._timestamp_option(now) if self._timestamps else b""
-        if with_sack and self.sender.sack and (self.receiver.duplicate is not None or self.receiver.queue.bytes_held):
+        if with_sack and self._sack_due:
             blocks = self.receiver.sack_blocks(3 if options else 4)  # RFC 2018 3: what fits 40 bytes of options
             edges = b"".join(_SACK_EDGES.pack(left & 0xFFFFFFFF, right & 0xFFFFFFFF) for left, right in blocks)
             options += struct.pack("!BBBB", 1, 1, 5, 2 + len(edges)) + edges
         return options
+
+    @property
+    def _sack_due(self) -> bool:
+        """RFC 2018 3, RFC 2883 4: there is data behind a hole, or data that came twice."""
+        return self.sender.sack and (self.receiver.duplicate is not None or self.receiver.queue.bytes_held > 0)
 
     # -- state changes
 

@@ -10,6 +10,7 @@ from httpx_wireguard._netstack.addresses import IpAddress, SocketName, readable
 from httpx_wireguard._wire.udp import UDP_HEADER_LENGTH, serialize_datagram
 
 RECEIVE_LIMIT = 1 << 18  # bytes; ours, close to Linux' default receive buffer
+OVERHEAD = 256  # bytes counted for each datagram besides its payload, which may be empty; ours
 
 
 class UdpOwner(Protocol):
@@ -84,21 +85,23 @@ class UdpSocket:
         """
         if self._queue:
             item = self._queue.popleft()
-            self._bytes -= len(item[0])
+            self._bytes -= len(item[0]) + OVERHEAD
             return item
         if self.error is not None:
-            error, self.error = self.error, None
+            error = self.error
+            if not self.closed:
+                self.error = None
             raise error
         return None
 
     def receive_datagram(self, source: IpAddress, port: int, payload: bytes) -> None:
         if self.remote_address is not None and (source, port) != self.remote_address:
             self._owner.drop("UDP datagram from another than the connected remote")
-        elif self._bytes + len(payload) > RECEIVE_LIMIT:
+        elif self._bytes + len(payload) + OVERHEAD > RECEIVE_LIMIT:
             self._owner.drop("UDP socket's queue full")
         else:
             self._queue.append((payload, readable(source, port)))
-            self._bytes += len(payload)
+            self._bytes += len(payload) + OVERHEAD
             self._owner.wake(self)
 
     def on_unreachable(self, text: str) -> None:

@@ -10,7 +10,7 @@ import httpcore
 import httpx
 import pytest
 
-from httpx_wireguard._errors import ConnectionRefused, EndpointError, HandshakeTimeout
+from httpx_wireguard._errors import ConnectionRefused, ConnectionReset, EndpointError, HandshakeTimeout
 from httpx_wireguard._http import backend as backend_module
 from httpx_wireguard._http.transport import WireGuardTransport
 from httpx_wireguard._streams import SyncStream
@@ -145,6 +145,26 @@ def test_an_error_is_httpxs_with_our_text(tunnel: MemoryTunnel, failure: Any, ex
     with httpx.Client(transport=WireGuardTransport(tunnel)) as client, pytest.raises(expected) as caught:
         client.get("http://10.0.0.1/")
     assert str(caught.value) == str(failure)
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__cause__ is failure
+
+
+def test_an_error_in_the_middle_of_a_body_keeps_its_cause(tunnel: MemoryTunnel) -> None:
+    """httpcore's pool raises `from None`; the tunnel's own error must be found below httpx's all the same."""
+
+    def break_off(sock: MemorySocket) -> None:
+        stream = SyncStream(tunnel.driver, sock)
+        stream.read(65_536)
+        stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        with tunnel.driver.lock:
+            sock.abort(tunnel.driver.now())
+            tunnel.driver.pump()
+
+    tunnel.tcp["10.0.0.1", 80] = break_off
+    with httpx.Client(transport=WireGuardTransport(tunnel)) as client, pytest.raises(httpx.ReadError) as caught:
+        client.get("http://10.0.0.1/")
+    assert caught.value.__cause__ is not None
+    assert isinstance(caught.value.__cause__.__cause__, ConnectionReset)
 
 
 def test_http2_without_its_package_is_httpxs_import_error(
@@ -234,6 +254,26 @@ def test_a_slot_given_back_goes_to_the_request_that_waits_for_it(tunnel: MemoryT
         with pytest.raises(KeyboardInterrupt):
             client.get("http://10.0.0.1/")
         assert waiting[0].result(10).text == "ok"
+
+
+def test_a_connection_given_to_a_request_is_not_closed_as_surplus(tunnel: MemoryTunnel) -> None:
+    """httpcore 1.0.9 takes it for idle until the request has begun, and closes it when it has."""
+    tunnel.tcp["10.0.0.1", 80] = answer(tunnel)
+    transport = WireGuardTransport(tunnel)
+    pool: Any = transport._pool
+    with httpx.Client(transport=transport) as client:
+        client.get("http://10.0.0.1/")
+        (connection,) = pool.connections
+        handle_request = connection.handle_request
+
+        def late(request: httpcore.Request) -> Any:
+            pool._max_keepalive_connections = 0
+            assert pool._assign_requests_to_connections() == []  # by another thread
+            return handle_request(request)
+
+        connection.handle_request = late
+        assert client.get("http://10.0.0.1/").text == "ok"
+        assert pool.connections == []  # now it is surplus
 
 
 def test_the_environments_proxy_is_not_used(tunnel: MemoryTunnel, monkeypatch: pytest.MonkeyPatch) -> None:

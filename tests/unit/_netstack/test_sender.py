@@ -1,0 +1,491 @@
+"""The sending half: windows, retransmission, loss recovery (RFC 9293 3.8, RFC 6298, RFC 6675, RFC 6582)."""
+
+from __future__ import annotations
+
+import pytest
+
+from httpx_wireguard._netstack.sender import MAXIMUM_BURST, SEND_BUFFER, Run, Sender
+
+MSS = 1000
+ISS = 99  # so that data begins at 100
+
+
+def sender_with(
+    data: int = 0, *, window: int = 1 << 20, sack: bool = True, rtt: float = 0.1, now: float = 0.0, mss: int = MSS
+) -> Sender:
+    """A sender in ESTABLISHED whose SYN took `rtt`; `data` bytes are written."""
+    sender = Sender(ISS, mss)
+    sender.next = ISS + 1
+    sender.start_timer(now - rtt)
+    sender.start(mss, sack=sack)
+    sender.on_established(500, ISS + 1, window, None, now)
+    if data:
+        sender.queue.append(bytes(data))
+    return sender
+
+
+def sent(runs: list[Run]) -> list[tuple[int, int]]:
+    """(sequence number, payload length) of each segment."""
+    segments = []
+    for run in runs:
+        sequence = run.sequence
+        for payload in run.payloads:
+            segments.append((sequence, len(payload)))
+            sequence += len(payload)
+    return segments
+
+
+def send(sender: Sender, now: float) -> list[tuple[int, int]]:
+    return sent(sender.runs_to_send(now))
+
+
+def full(*numbers: int) -> list[tuple[int, int]]:
+    return [(100 + MSS * number, MSS) for number in numbers]
+
+
+def ack(sender: Sender, segments: int, now: float, *blocks: tuple[int, int]) -> None:
+    """Acknowledge the first `segments` segments; blocks too are numbers of segments."""
+    acknowledgment = 100 + segments * MSS
+    duplicate = acknowledgment == sender.unacknowledged
+    if acknowledgment > sender.unacknowledged:
+        sender.on_ack(acknowledgment, None, now)
+    if blocks or duplicate:
+        sender.on_sack([(100 + left * MSS, 100 + right * MSS) for left, right in blocks], duplicate, now)
+
+
+# -- new data
+
+
+def test_the_first_flight_is_ten_segments() -> None:
+    """RFC 6928 2."""
+    sender = sender_with(20 * MSS)
+    assert send(sender, 0.0) == full(*range(10))
+    assert send(sender, 0.0) == []
+
+
+def test_a_retransmitted_syn_does_not_shrink_the_first_flight_but_a_second_does() -> None:
+    """RFC 5681 3.1, RFC 6928 2; once is forgiven as by Linux: the timer may have been too short."""
+    sizes = []
+    for timeouts in (1, 2):
+        sender = Sender(ISS, MSS)
+        sender.next = ISS + 1
+        sender.start_timer(0.0)
+        for _ in range(timeouts):
+            sender.on_retransmission_timeout(1.0)
+        sender.start(MSS, sack=True)
+        sender.on_established(500, ISS + 1, 1 << 20, None, 3.0)
+        sender.queue.append(bytes(20 * MSS))
+        sizes.append(len(send(sender, 3.0)))
+    assert sizes == [10, 1]
+
+
+def test_a_retransmitted_syn_does_not_end_slow_start() -> None:
+    sender = Sender(ISS, MSS)
+    sender.next = ISS + 1
+    sender.start_timer(0.0)
+    sender.start(MSS, sack=True)
+    sender.on_retransmission_timeout(1.0)
+    sender.on_established(500, ISS + 1, 1 << 20, None, 1.5)
+    sender.queue.append(bytes(60 * MSS))
+    assert len(send(sender, 1.5)) == 10
+    ack(sender, 10, 1.6)
+    assert len(send(sender, 1.6)) == 20
+
+
+def test_a_handshake_without_sample_starts_data_at_three_seconds() -> None:
+    """RFC 6298 5.7."""
+    sender = Sender(ISS, MSS)
+    sender.next = ISS + 1
+    sender.start_timer(0.0)
+    sender.on_retransmission_timeout(1.0)
+    sender.start(MSS, sack=True)
+    sender.on_established(500, ISS + 1, 1 << 20, None, 1.5)
+    assert sender.rtt.timeout == 3.0
+
+
+def test_no_more_than_the_window_of_the_far_side_is_sent() -> None:
+    """RFC 9293 3.8.6: SND.UNA + SND.WND."""
+    sender = sender_with(20 * MSS, window=3 * MSS + 10)
+    assert send(sender, 0.0) == full(0, 1, 2)
+
+
+def test_one_call_sends_a_bounded_burst_and_says_that_there_is_more() -> None:
+    sender = sender_with(1 << 20)
+    sender.congestion.window = 1 << 20
+    assert sum(length for _, length in send(sender, 0.0)) <= MAXIMUM_BURST
+    assert sender.more_due
+
+
+def test_a_small_write_is_sent_at_once_behind_others() -> None:
+    """RFC 9293 MUST-17: Nagle's algorithm can be off; HTTP clients want it off."""
+    sender = sender_with(10)
+    send(sender, 0.0)
+    sender.queue.append(b"abc")
+    assert send(sender, 0.0) == [(110, 3)]
+
+
+def test_nagle_holds_a_small_write_until_everything_is_acknowledged() -> None:
+    """RFC 9293 3.7.4."""
+    sender = sender_with(10)
+    sender.nagle = True
+    assert send(sender, 0.0) == [(100, 10)]
+    sender.queue.append(b"abc")
+    assert send(sender, 0.0) == []
+    sender.on_ack(110, None, 0.1)
+    assert send(sender, 0.1) == [(110, 3)]
+
+
+def test_a_window_below_a_segment_and_half_of_the_largest_is_left_alone() -> None:
+    """RFC 9293 3.8.6.2.1 (3), MUST-38: no silly windows."""
+    sender = sender_with(20 * MSS, window=1000 * 4)
+    sender.update_window(501, 100, 999)
+    assert send(sender, 0.0) == []
+    assert sender.window_closed
+
+
+def test_a_window_of_half_the_largest_is_used() -> None:
+    """RFC 9293 3.8.6.2.1 (3)."""
+    sender = sender_with(20 * MSS, window=600)
+    sender.update_window(501, 100, 300)
+    assert send(sender, 0.0) == [(100, 300)]
+
+
+def test_a_small_window_that_lasts_is_used_after_all() -> None:
+    """RFC 9293 3.8.6.2.1 (4): the override timeout."""
+    sender = sender_with(20 * MSS, window=1000 * 4)
+    sender.update_window(501, 100, 400)
+    sender.override_due = True
+    assert send(sender, 0.0) == [(100, 400)]
+    assert not sender.override_due
+
+
+def test_everything_that_waits_may_use_a_small_window() -> None:
+    """RFC 9293 3.8.6.2.1 (2)."""
+    sender = sender_with(50, window=4000)
+    sender.update_window(501, 100, 60)
+    assert send(sender, 0.0) == [(100, 50)]
+
+
+def test_an_idle_connection_starts_again_with_ten_segments() -> None:
+    """RFC 5681 4.1."""
+    sender = sender_with(40 * MSS)
+    sender.congestion.window = 40 * MSS
+    assert len(send(sender, 0.0)) == 40
+    ack(sender, 40, 0.1)
+    sender.queue.append(bytes(40 * MSS))
+    assert len(send(sender, 9.0)) == 10
+
+
+def test_the_writer_has_room_for_the_buffer_without_what_waits() -> None:
+    sender = sender_with(1000)
+    assert sender.space == SEND_BUFFER - 1000
+
+
+# -- FIN
+
+
+def test_the_fin_leaves_with_the_last_data() -> None:
+    sender = sender_with(10)
+    sender.close()
+    (run,) = sender.runs_to_send(0.0)
+    assert (run.payloads, run.fin) == ([bytes(10)], True)
+    assert sender.next == 111
+
+
+def test_the_fin_leaves_alone_when_there_is_no_data() -> None:
+    sender = sender_with()
+    sender.close()
+    assert sender.runs_to_send(0.0) == [Run(100, [b""], True)]
+
+
+def test_a_fin_waits_for_the_window() -> None:
+    sender = sender_with(window=0)
+    sender.close()
+    assert sender.runs_to_send(0.0) == []
+    assert sender.window_closed
+
+
+def test_a_lost_fin_is_sent_again() -> None:
+    sender = sender_with(10)
+    sender.close()
+    sender.runs_to_send(0.0)
+    sender.on_retransmission_timeout(1.0)
+    assert sender.runs_to_send(1.0)[0].fin
+
+
+def test_a_retransmission_does_not_carry_a_fin_that_was_never_sent() -> None:
+    """Its acknowledgment would lie beyond SND.NXT and be thrown away."""
+    sender = sender_with(10 * MSS)
+    send(sender, 0.0)
+    ack(sender, 9, 0.1)
+    sender.close()
+    sender.on_retransmission_timeout(1.0)
+    runs = sender.runs_to_send(1.0)
+    assert sent(runs) == full(9)
+    assert [run.fin for run in runs] == [False]
+    ack(sender, 10, 1.1)
+    assert sender.runs_to_send(1.1) == [Run(100 + 10 * MSS, [b""], True)]
+
+
+# -- round-trip time
+
+
+def test_the_handshake_measures_the_path() -> None:
+    assert sender_with(rtt=0.1).rtt.smoothed == pytest.approx(0.1)
+
+
+def test_a_retransmitted_segment_is_not_measured() -> None:
+    """RFC 9293 MUST-18, RFC 6298 3: Karn's algorithm."""
+    sender = sender_with(10)
+    send(sender, 0.0)
+    sender.on_retransmission_timeout(1.0)
+    send(sender, 1.0)
+    sender.on_ack(110, None, 1.01)
+    assert sender.rtt.latest == pytest.approx(0.1)
+
+
+def test_the_backoff_lasts_until_a_segment_is_measured() -> None:
+    """Karn's algorithm: else a path slower than the timeout would be misjudged for ever."""
+    sender = sender_with(10)
+    send(sender, 0.0)
+    before = sender.rtt.timeout
+    sender.on_retransmission_timeout(1.0)
+    send(sender, 1.0)
+    sender.on_ack(110, None, 1.5)
+    assert sender.rtt.timeout == pytest.approx(2 * before)
+    sender.queue.append(b"x")
+    send(sender, 2.0)
+    sender.on_ack(111, None, 2.5)
+    assert sender.rtt.latest == pytest.approx(0.5)
+
+
+def test_an_echoed_timestamp_ends_the_backoff() -> None:
+    """RFC 7323 4.1: it tells which of the two transmissions was answered."""
+    sender = sender_with(10)
+    send(sender, 0.0)
+    sender.on_retransmission_timeout(1.0)
+    send(sender, 1.0)
+    sender.on_ack(110, 0.5, 1.5)
+    assert not sender.rtt.backed_off
+    assert sender.rtt.latest == 0.5
+
+
+# -- timer
+
+
+def test_the_timer_runs_while_anything_is_in_flight() -> None:
+    """RFC 6298 5.1, 5.2, 5.3."""
+    sender = sender_with(2 * MSS, rtt=0.1)
+    assert sender.retransmit_at is None
+    send(sender, 10.0)
+    assert sender.retransmit_at == pytest.approx(10.3)
+    ack(sender, 1, 10.2)
+    assert sender.retransmit_at == pytest.approx(10.2 + sender.rtt.timeout)
+    ack(sender, 2, 10.25)
+    assert sender.retransmit_at is None
+
+
+def test_a_timeout_sends_the_first_segment_again_and_doubles_the_timer() -> None:
+    """RFC 6298 5.4 to 5.6."""
+    sender = sender_with(5 * MSS)
+    send(sender, 0.0)
+    before = sender.rtt.timeout
+    sender.on_retransmission_timeout(1.0)
+    assert send(sender, 1.0) == full(0)
+    assert sender.retransmit_at == pytest.approx(1.0 + 2 * before)
+    assert sender.retries == 1
+
+
+def test_after_a_timeout_slow_start_sends_the_rest_again() -> None:
+    """RFC 5681 3.1: the loss window is one segment."""
+    sender = sender_with(8 * MSS, sack=False)
+    send(sender, 0.0)
+    sender.on_retransmission_timeout(1.0)
+    assert send(sender, 1.0) == full(0)
+    ack(sender, 1, 1.1)
+    assert send(sender, 1.1) == full(1, 2)
+    ack(sender, 3, 1.2)
+    assert send(sender, 1.2) == full(3, 4, 5, 6)
+    assert sender.segments_retransmitted == 7
+
+
+def test_after_a_timeout_only_what_is_missing_is_sent_again() -> None:
+    """RFC 6675 5.1."""
+    sender = sender_with(5 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 3))
+    sender.on_retransmission_timeout(1.0)
+    sender.congestion.window = 10 * MSS
+    assert send(sender, 1.0) == full(0, 3, 4)
+
+
+def test_a_second_timeout_forgets_selective_acknowledgments() -> None:
+    """RFC 2018 8: the far side may have reneged."""
+    sender = sender_with(5 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 3))
+    sender.on_retransmission_timeout(1.0)
+    sender.on_retransmission_timeout(3.0)
+    sender.congestion.window = 10 * MSS
+    assert send(sender, 3.0) == full(0, 1, 2, 3, 4)
+
+
+def test_progress_sets_the_count_of_timeouts_back() -> None:
+    sender = sender_with(5 * MSS)
+    send(sender, 0.0)
+    sender.on_retransmission_timeout(1.0)
+    ack(sender, 1, 1.1)
+    assert sender.retries == 0
+
+
+# -- fast retransmit with SACK
+
+
+def test_one_segment_reordered_is_not_lost() -> None:
+    """RFC 6675 4: DupThresh."""
+    sender = sender_with(10 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 3))
+    assert send(sender, 0.1) == []
+
+
+def test_three_segments_selectively_acknowledged_show_a_loss() -> None:
+    """RFC 6675 5 (4): retransmit, halve the window."""
+    sender = sender_with(10 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 4))
+    assert send(sender, 0.1) == full(0)
+    assert sender.congestion.window == 5 * MSS
+
+
+def test_every_hole_is_sent_again_in_one_round_trip() -> None:
+    """RFC 6675 5 (C): as the pipe allows."""
+    sender = sender_with(10 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 2), (3, 4), (5, 10))
+    assert send(sender, 0.1) == full(0, 2, 4)
+    assert sender.congestion.window == 5 * MSS
+
+
+def test_a_hole_is_sent_again_once_only() -> None:
+    sender = sender_with(10 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 5))
+    send(sender, 0.1)
+    ack(sender, 0, 0.1, (1, 8))
+    assert send(sender, 0.1) == []
+
+
+def test_the_window_is_halved_once_per_flight() -> None:
+    """RFC 6675 5: until RecoveryPoint is acknowledged."""
+    sender = sender_with(20 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 5))
+    send(sender, 0.1)
+    ack(sender, 5, 0.2, (6, 10))
+    assert sender.congestion.window == 5 * MSS
+
+
+def test_recovery_ends_when_its_flight_is_acknowledged() -> None:
+    sender = sender_with(40 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 10))
+    send(sender, 0.1)
+    ack(sender, sender.next // MSS, 0.2)
+    assert len(send(sender, 0.2)) == 5
+    ack(sender, 0, 0.2)
+    assert sender.congestion.window == 5 * MSS
+
+
+# -- fast retransmit without SACK
+
+
+def test_three_duplicates_retransmit_the_first_segment() -> None:
+    """RFC 5681 3.2."""
+    sender = sender_with(10 * MSS, sack=False)
+    send(sender, 0.0)
+    for _ in range(2):
+        ack(sender, 0, 0.1)
+    assert send(sender, 0.1) == []
+    ack(sender, 0, 0.1)
+    assert send(sender, 0.1) == full(0)
+
+
+def test_further_duplicates_let_new_data_go() -> None:
+    """RFC 5681 3.2 (4): each one says that a segment left the network."""
+    sender = sender_with(20 * MSS, sack=False)
+    send(sender, 0.0)
+    for _ in range(9):
+        ack(sender, 0, 0.1)
+    assert send(sender, 0.1) == full(0, 10, 11, 12, 13)
+
+
+def test_a_partial_acknowledgment_retransmits_the_next_hole() -> None:
+    """RFC 6582 3.2 (3)."""
+    sender = sender_with(10 * MSS, sack=False)
+    send(sender, 0.0)
+    for _ in range(3):
+        ack(sender, 0, 0.1)
+    assert send(sender, 0.1) == full(0)
+    ack(sender, 4, 0.2)
+    assert full(4)[0] in send(sender, 0.2)
+
+
+def test_a_retransmission_never_runs_into_data_not_yet_sent() -> None:
+    """Else its acknowledgment would lie beyond SND.NXT."""
+    sender = sender_with(4 * MSS + 100, sack=False)
+    send(sender, 0.0)
+    for _ in range(3):
+        ack(sender, 0, 0.1)
+    assert send(sender, 0.1) == full(0)
+    sender.queue.append(bytes(5000))
+    sender.congestion.window = 0
+    ack(sender, 4, 0.2)
+    assert send(sender, 0.2) == [(100 + 4 * MSS, 100)]
+
+
+# -- window updates
+
+
+def test_an_old_segment_does_not_move_the_window() -> None:
+    """RFC 9293 3.10.7.4 fifth: SND.WL1 and SND.WL2."""
+    sender = sender_with(window=5000)
+    assert sender.update_window(600, 100, 7000)
+    assert not sender.update_window(599, 100, 9000)
+    assert sender.window == 7000
+
+
+def test_a_shrunk_window_stops_new_data_only() -> None:
+    """RFC 9293 MUST-34."""
+    sender = sender_with(20 * MSS, window=8 * MSS)
+    assert len(send(sender, 0.0)) == 8
+    sender.update_window(501, 100, 2 * MSS)
+    ack(sender, 1, 0.1)
+    assert send(sender, 0.1) == []
+    ack(sender, 8, 0.2)
+    assert send(sender, 0.2) == full(8, 9)
+
+
+def test_the_window_is_scaled() -> None:
+    """RFC 7323 2.3."""
+    sender = sender_with()
+    sender.scale = 7
+    sender.update_window(501, 100, 100)
+    assert sender.window == 12800
+
+
+# -- path MTU
+
+
+def test_a_smaller_path_sends_everything_in_flight_again_in_smaller_segments() -> None:
+    """RFC 1191 6.5."""
+    sender = sender_with(2 * MSS)
+    send(sender, 0.0)
+    sender.set_mss(600)
+    assert send(sender, 0.1) == [(100, 600), (700, 600), (1300, 600), (1900, 200)]
+
+
+def test_the_segment_size_never_grows() -> None:
+    sender = sender_with(2 * MSS)
+    sender.set_mss(5000)
+    assert sender.mss == MSS
