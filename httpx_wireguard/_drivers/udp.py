@@ -188,13 +188,10 @@ class UdpSocket:
             OSError: the system refuses; some of the run may be lost, as with any UDP.
         """
         total = sum(map(len, buffers))
-        if total <= segment_size:
-            self._patiently(lambda: self._socket.sendmsg(buffers, [], 0, endpoint))
-            return
-        if self.segments:
+        if total > segment_size and self.segments:
             option = [(socket.IPPROTO_UDP, _UDP_SEGMENT, _SEGMENT.pack(segment_size))]
             try:
-                self._patiently(lambda: self._socket.sendmsg(buffers, option, 0, endpoint))
+                self._patiently(self._socket.sendmsg, buffers, option, 0, endpoint)
                 return
             except OSError as error:
                 if error.errno not in (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOPROTOOPT):
@@ -203,14 +200,13 @@ class UdpSocket:
                 self.segments = False
         data = memoryview(b"".join(buffers))
         for start in range(0, total, segment_size):
-            datagram = data[start : start + segment_size]
-            self._patiently(lambda piece=datagram: self._socket.sendto(piece, endpoint))  # type: ignore[misc]  # mypy cannot infer lambda defaults
+            self._patiently(self._socket.sendto, data[start : start + segment_size], endpoint)
 
-    def _patiently(self, send: Callable[[], int]) -> None:
+    def _patiently(self, send: Callable[..., int], *arguments: Any) -> None:
         """Wait a little for a full buffer: dropping here would look like congestion."""
         for _ in range(3):
             try:
-                send()
+                send(*arguments)
                 return
             except BlockingIOError:
                 select.select([], [self._socket], [], SEND_PATIENCE_MS / 1000)

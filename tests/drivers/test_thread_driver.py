@@ -313,3 +313,23 @@ def test_an_endpoint_name_is_looked_up_again_when_the_peer_stays_silent(
             assert silent.endpoint == ("127.0.0.2", port)
         tunnel._look_again(silent)
         until(lambda: silent.endpoint == ("127.0.0.1", port))
+
+
+def test_a_system_without_poll_sendmsg_and_recvmsg_is_served() -> None:
+    """As Windows is; what a system lacks is taken away before the tunnel starts."""
+    program = textwrap.dedent("""
+        import select, socket
+        import httpx, httpx_wireguard._drivers.udp
+        from httpx_wireguard import Tunnel, WireGuardTransport
+        from httpx_wireguard.testing import WireGuardPeer, body
+
+        httpx_wireguard._drivers.udp._LINUX = False
+        del select.poll
+        for name in ("sendmsg", "recvmsg", "recvmsg_into"):
+            setattr(socket.socket, name, None)
+        with WireGuardPeer() as peer, httpx.Client(transport=WireGuardTransport(peer.client_config())) as client:
+            assert client.get("http://peer.test/bytes/1000000").content == body(1000000)
+            print("served")
+    """)
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert (finished.stdout, finished.stderr) == (b"served\n", b"")
