@@ -91,10 +91,10 @@ class Sender:
         self.sack = sack
         self.congestion = NewReno(mss)
 
-    def on_established(self, sequence: int, acknowledgment: int, window: int, echo: float | None, now: float) -> None:
+    def on_established(self, sequence: int, acknowledgment: int, window: int, now: float) -> None:
         """Our SYN is acknowledged: the first SND.WND, SND.WL1 and SND.WL2 (RFC 9293 3.10.7.3, 3.10.7.4)."""
         retries = self.retries
-        self.on_ack(acknowledgment, echo, now)
+        self.on_ack(acknowledgment, None, now)
         self.congestion = NewReno(self.mss)  # a lost SYN says nothing about ssthresh
         if retries > 1:  # RFC 5681 3.1, RFC 6928 2; as Linux, which allows for one SYN sent again too early
             self.congestion.window = self.mss
@@ -188,7 +188,7 @@ class Sender:
         if length <= 0:
             return
         run = self._run(self.next, min(length, self.queue.end - self.next), self.end)
-        if self._timed is None:
+        if self._timed is None and self.board.recovery_point is None:  # else it would wait behind a hole
             self._timed = (self.next + 1, now)
         self.next += sum(map(len, run.payloads)) + run.fin
         self.override_due = False
@@ -212,6 +212,10 @@ class Sender:
         self.largest_window = max(self.largest_window, window)
         self._wl1, self._wl2 = sequence, acknowledgment
         return changed
+
+    def confirm_window(self, sequence: int) -> None:
+        """Fast path: the segment at `sequence` repeats SND.UNA and SND.WND."""
+        self._wl1, self._wl2 = sequence, self.unacknowledged
 
     def on_ack(self, acknowledgment: int, echo: float | None, now: float) -> None:
         """SND.UNA < acknowledgment <= SND.NXT.

@@ -319,55 +319,58 @@ class TcpConnection:
         Header prediction: data that continues the stream on an open connection is taken without an object made.
         Everything else, and everything when this does not hold, goes through `receive_segment`.
         """
-        receiver, sender = self.receiver, self.sender
-        unpack, data_at = _FAST.unpack_from, offset + 32
         index, count = 0, len(packets)
         while index < count:
-            run: list[bytes] = []
-            length = 0
-            if self._predictable:
-                refresh = receiver.next == receiver.last_acknowledgment
-                sequence = receiver.next & 0xFFFFFFFF
-                room = receiver.right_edge - receiver.next
-                una, echo = sender.unacknowledged & 0xFFFFFFFF, self._timestamp_echo
-                field = sender.window >> sender.scale
-                while index < count:
-                    packet = packets[index]
-                    payload = packet[data_at:]
-                    size = len(payload)
-                    if not size or length + size > room:
-                        break
-                    seq, ack, word, window, _, layout, value, _ = unpack(packet, offset + 4)
-                    if (
-                        seq != sequence
-                        or ack != una
-                        or word not in _FAST_WORDS
-                        or window != field
-                        or layout != _TIMESTAMP_LAYOUT
-                        or (value - echo) & 0x80000000
-                    ):
-                        break
-                    run.append(payload)
-                    length += size
-                    sequence = (sequence + size) & 0xFFFFFFFF
-                    if refresh:
-                        echo, refresh = value, False  # RFC 7323 4.3: only of what begins at Last.ACK.sent
-                    index += 1
-            if run:
-                self._timestamp_echo = echo
-                self._last_received = now
-                receiver.on_in_order(run, length, now)
-            else:
-                packet = packets[index]
-                index += 1
-                try:
-                    header = TcpHeader.parse(packet, offset)
-                except MalformedPacket:
-                    self._owner.drop("malformed TCP header")
-                    continue
-                self.receive_segment(header, packet[offset + header.header_length :], now)
+            taken = self._receive_predicted(packets, index, offset, now) if self._predictable else 0
+            index += taken
+            if taken:
+                continue
+            packet = packets[index]
+            index += 1
+            try:
+                header = TcpHeader.parse(packet, offset)
+            except MalformedPacket:
+                self._owner.drop("malformed TCP header")
+                continue
+            self.receive_segment(header, packet[offset + header.header_length :], now)
         self._owner.touch(self)
         self._owner.wake(self)
+
+    def _receive_predicted(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
+        """Take the segments from `index` on that are as predicted; returns how many they are."""
+        receiver, sender = self.receiver, self.sender
+        unpack, data_at = _FAST.unpack_from, offset + 32
+        run: list[bytes] = []
+        length, sequence = 0, receiver.next & 0xFFFFFFFF
+        room = receiver.right_edge - receiver.next
+        una, field = sender.unacknowledged & 0xFFFFFFFF, sender.window >> sender.scale
+        echo, refresh = self._timestamp_echo, receiver.next == receiver.last_acknowledgment
+        for packet in packets[index:] if index else packets:
+            payload = packet[data_at:]
+            size = len(payload)
+            if not size or length + size > room:
+                break
+            seq, ack, word, window, _, layout, value, _ = unpack(packet, offset + 4)
+            if (
+                seq != sequence
+                or ack != una
+                or word not in _FAST_WORDS
+                or window != field
+                or layout != _TIMESTAMP_LAYOUT
+                or (value - echo) & 0x80000000
+            ):
+                break
+            run.append(payload)
+            length += size
+            sequence = (sequence + size) & 0xFFFFFFFF
+            if refresh:
+                echo, refresh = value, False  # RFC 7323 4.3: only of what begins at Last.ACK.sent
+        if run:
+            self._timestamp_echo = echo
+            self._last_received = now
+            sender.confirm_window(receiver.next + length - len(run[-1]))
+            receiver.on_in_order(run, length, now)
+        return len(run)
 
     @property
     def _predictable(self) -> bool:
@@ -411,8 +414,7 @@ class TcpConnection:
         self._accept_syn(header, now)  # fourth
         if has_ack:
             self._syn_due = False
-            echo = self._echoed_rtt(header, now)
-            sender.on_established(header.sequence, acknowledgment, header.window, echo, now)  # a SYN's window: unscaled
+            sender.on_established(header.sequence, acknowledgment, header.window, now)  # a SYN's window is not scaled
             self.receiver.ack_now = True
             self._enter(State.ESTABLISHED)
             self._last_received = now
@@ -503,8 +505,7 @@ class TcpConnection:
                 self._refused_at = header.acknowledgment
                 return False
             self._syn_due = False
-            echo = self._echoed_rtt(header, now)
-            sender.on_established(sequence, acknowledgment, header.window << sender.scale, echo, now)
+            sender.on_established(sequence, acknowledgment, header.window << sender.scale, now)
             self._enter(State.FIN_WAIT_1 if sender.fin_at is not None else State.ESTABLISHED)
             if self.passive:
                 self._owner.on_established(self)
@@ -536,12 +537,9 @@ class TcpConnection:
         A duplicate reported (RFC 2883) means that an acknowledgment was lost: the echo is of the first transmission,
         and would measure our own timeout.
         """
-        options = header.options
-        if not (self._timestamps and self.sender.rtt.backed_off) or options.timestamp_value is None:
+        sender, options = self.sender, header.options
+        if not (sender.rtt.backed_off and sender.sack and self._timestamps) or options.timestamp_value is None:
             return None
-        opening = self.state in _OPENING
-        if not opening and not self.sender.sack:
-            return None  # no duplicate would be reported
         blocks, acknowledgment = options.sack_blocks, header.acknowledgment
         if blocks and unwrap(blocks[0][1], acknowledgment) <= acknowledgment:
             return None

@@ -54,8 +54,11 @@ def test_congestion_avoidance_adds_one_segment_for_a_window_acknowledged() -> No
     for _ in range(9):
         control.on_ack(MSS, 10 * MSS, 0.0)
     assert control.window == 10 * MSS
-    control.on_ack(MSS, 10 * MSS, 0.0)
-    assert control.window == 11 * MSS
+    for _ in range(11):
+        control.on_ack(MSS, 11 * MSS, 0.0)
+        assert control.window == 11 * MSS
+    control.on_ack(MSS, 11 * MSS, 0.0)
+    assert control.window == 12 * MSS
 
 
 def test_a_timeout_leaves_one_segment_and_half_as_threshold() -> None:

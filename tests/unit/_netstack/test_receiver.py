@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from httpx_wireguard._netstack.receiver import PIECES, QUICK_ACKS, Receiver
 
 MSS = 1000
@@ -387,8 +389,12 @@ def test_many_small_pieces_are_joined() -> None:
     """CVE-2018-5390: a byte must not cost the memory of an object."""
     receiver = receiver_at(capacity=1 << 17)
     expected = bytearray()
-    for index in range(3 * PIECES):
+    tracemalloc.start()
+    for index in range(20 * PIECES):
         data = bytes([index & 0xFF, index >> 8])
         expected += data
         receiver.on_data(receiver.next, data, 1.0)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 8 * len(expected)
     assert read_all(receiver) == bytes(expected)

@@ -18,7 +18,7 @@ def sender_with(
     sender.next = ISS + 1
     sender.start_timer(now - rtt)
     sender.start(mss, sack=sack)
-    sender.on_established(500, ISS + 1, window, None, now)
+    sender.on_established(500, ISS + 1, window, now)
     if data:
         sender.queue.append(bytes(data))
     return sender
@@ -73,7 +73,7 @@ def test_a_retransmitted_syn_does_not_shrink_the_first_flight_but_a_second_does(
         for _ in range(timeouts):
             sender.on_retransmission_timeout(1.0)
         sender.start(MSS, sack=True)
-        sender.on_established(500, ISS + 1, 1 << 20, None, 3.0)
+        sender.on_established(500, ISS + 1, 1 << 20, 3.0)
         sender.queue.append(bytes(20 * MSS))
         sizes.append(len(send(sender, 3.0)))
     assert sizes == [10, 1]
@@ -85,7 +85,7 @@ def test_a_retransmitted_syn_does_not_end_slow_start() -> None:
     sender.start_timer(0.0)
     sender.start(MSS, sack=True)
     sender.on_retransmission_timeout(1.0)
-    sender.on_established(500, ISS + 1, 1 << 20, None, 1.5)
+    sender.on_established(500, ISS + 1, 1 << 20, 1.5)
     sender.queue.append(bytes(60 * MSS))
     assert len(send(sender, 1.5)) == 10
     ack(sender, 10, 1.6)
@@ -99,7 +99,7 @@ def test_a_handshake_without_sample_starts_data_at_three_seconds() -> None:
     sender.start_timer(0.0)
     sender.on_retransmission_timeout(1.0)
     sender.start(MSS, sack=True)
-    sender.on_established(500, ISS + 1, 1 << 20, None, 1.5)
+    sender.on_established(500, ISS + 1, 1 << 20, 1.5)
     assert sender.rtt.timeout == 3.0
 
 
@@ -241,6 +241,26 @@ def test_a_retransmitted_segment_is_not_measured() -> None:
     sender.on_retransmission_timeout(1.0)
     send(sender, 1.0)
     sender.on_ack(110, None, 1.01)
+    assert sender.rtt.latest == pytest.approx(0.1)
+
+
+def test_a_flight_with_a_fast_retransmission_is_not_measured() -> None:
+    """Karn's algorithm: the acknowledgment waited for the hole."""
+    sender = sender_with(10 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 9))
+    send(sender, 5.0)
+    ack(sender, 10, 5.1)
+    assert sender.rtt.latest == pytest.approx(0.1)
+
+
+def test_new_data_behind_a_hole_is_not_measured() -> None:
+    """Its acknowledgment waits for the hole too."""
+    sender = sender_with(30 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 10))
+    assert full(10)[0] in send(sender, 0.1)
+    ack(sender, sender.next // MSS, 5.0)
     assert sender.rtt.latest == pytest.approx(0.1)
 
 

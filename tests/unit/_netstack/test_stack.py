@@ -327,8 +327,11 @@ def test_a_finished_handshake_reaches_accept() -> None:
 
 
 def in_time_wait(host: Stack) -> TcpConnection:
-    """We closed first; the far side's data ended at 101."""
+    """We closed first, after more data than a clock of 4 microseconds ticks by; the far side's data ended at 101."""
     connection = accepted(host)
+    connection.send(bytes(200_000), 0.0)
+    while sent(host):
+        host.receive_packets([tcp(ACK, 101, connection.sender.next)], 0.0)
     connection.close(0.0)
     (fin,) = segments(host)
     host.receive_packets([tcp(FIN | ACK, 101, fin.sequence + 1)], 0.1)

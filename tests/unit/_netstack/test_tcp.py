@@ -83,6 +83,7 @@ class Peer:
         self.clock = 70_000  # what our timestamps say next
         self.sequence = 5001  # our next byte
         self.version = version
+        self.timeouts = 0
         self.connection = TcpConnection(
             self.owner,
             OURS if version == 4 else OURS6,
@@ -160,6 +161,8 @@ class Peer:
         """Run the next timer; returns when that was."""
         now = self.connection.next_timeout()
         assert now is not None
+        self.timeouts += 1
+        assert self.timeouts < 500, "it never ends"
         self.connection.handle_timeout(now)
         return now
 
@@ -889,6 +892,18 @@ def test_the_echo_of_our_timestamp_tells_a_slow_path_from_a_lost_segment() -> No
     peer.take(now)
     peer.ack(1002, 1.8, echo=sent)
     assert peer.connection.sender.rtt.latest == pytest.approx(0.8)
+
+
+def test_the_echo_in_a_report_of_a_duplicate_measures_nothing() -> None:
+    """RFC 2883 5: our first transmission arrived and its acknowledgment was lost; the echo would measure our timer."""
+    peer = established()
+    peer.connection.send(b"x", 1.0)
+    sent = peer.one(1.0).options.timestamp_value
+    assert sent is not None
+    peer.take(peer.timeout())
+    peer.give(ACK, 5001, 1002, now=1.8, echo=sent, blocks=((1001, 1002),))
+    assert peer.connection.sender.rtt.latest == pytest.approx(0.1)
+    assert peer.connection.sender.rtt.backed_off
 
 
 def test_an_impossible_echo_measures_nothing() -> None:
@@ -1716,6 +1731,16 @@ def test_a_batch_that_reaches_an_early_fin_ends_the_stream() -> None:
     peer.connection.receive_packets([packet(5004, b"", flags=ACK | FIN), packet(5001, b"abc")], 20, 0.1)
     assert peer.state() is State.CLOSE_WAIT
     assert peer.connection.receive(99, 0.1) == b"abc"
+
+
+def test_a_batch_confirms_the_window_it_repeats() -> None:
+    """RFC 9293 3.10.7.4 fifth: SND.WL1 follows, so that an older segment cannot bring an older window."""
+    peer = established()
+    batch = [packet(5001, b"abc"), packet(5004, b"def")]
+    peer.connection.receive_packets(batch, 20, 0.1)
+    peer.give(ACK, 5002, 1001, b"bcdefghi", now=0.1, window=1)
+    assert peer.connection.sender.window == 65535
+    assert peer.connection.receive(99, 0.1) == b"abcdefghi"
 
 
 def test_a_batch_echoes_its_first_timestamp() -> None:
