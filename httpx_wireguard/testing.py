@@ -186,7 +186,7 @@ class WireGuardPeer:
             reply.set_rcode(dns.rcode.NXDOMAIN)
         elif found := [a for a in self._names[name] if kind == ("AAAA" if ":" in a else "A")]:
             reply.answer.append(dns.rrset.from_text_list(question.name, _TTL, dns.rdataclass.IN, kind, found))
-        limit = max(query.payload, _DNS_UDP_LIMIT) if limited else 0
+        limit = max(query.payload, _DNS_UDP_LIMIT) if limited else 65535
         try:
             return reply.to_wire(max_size=limit)
         except dns.exception.TooBig:
