@@ -12,7 +12,6 @@ NO_PRESHARED_KEY = bytes(32)  # paper 5.4: zeros, and the psk step is still done
 KEY_SIZE = 32  # X25519 keys, ChaCha20 keys, BLAKE2s hashes
 TAG_SIZE = 16  # Poly1305
 MAC_SIZE = 16  # keyed BLAKE2s-128
-TIMESTAMP_SIZE = 12  # TAI64N
 
 # --- Timers (paper 6.1), seconds ---
 REKEY_AFTER_TIME = 120.0  # the initiator rekeys after sending with a session of this age
