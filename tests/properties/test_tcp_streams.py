@@ -24,8 +24,8 @@ from tests.simnet import Link, Network, SeededEntropy
 
 CLIENT, SERVER = bytes([10, 0, 0, 2]), bytes([10, 0, 0, 1])
 CLIENT6, SERVER6 = b"\xfd" + bytes(14) + b"\x02", b"\xfd" + bytes(14) + b"\x01"
-slow = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-quick = settings(max_examples=150, deadline=None)
+slow = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=150)
 
 
 # -- streams over a faulty network
@@ -241,7 +241,7 @@ def observed(subject: TcpConnection) -> tuple[object, ...]:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(segments, min_size=1, max_size=12),
     st.sampled_from(["open", "half closed", "orphan", "retransmitting"]),
@@ -486,7 +486,7 @@ wild: st.SearchStrategy[bytes] = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(wild, min_size=1, max_size=8))
 def test_arbitrary_packets_never_raise(packets: list[bytes]) -> None:
     stack = Stack((CLIENT, CLIENT6), 1420, SeededEntropy(1), 1 << 17)
@@ -509,7 +509,7 @@ hostile = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(hostile, max_size=20), st.sampled_from(["open", "half closed", "orphan", "retransmitting"]))
 def test_arbitrary_segments_never_break_a_connection(
     batch: list[tuple[int, int, int, int, bytes, bytes]], state: str
