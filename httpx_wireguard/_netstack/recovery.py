@@ -81,6 +81,12 @@ class Scoreboard:
                 self.lost_below = max(self.lost_below, start)
                 return
 
+    def lose_all(self, unacknowledged: int, send_next: int) -> None:
+        """Begin a recovery in which all that is in flight, and was not selectively acknowledged, is lost."""
+        self.lost_below = send_next
+        self.retransmitted_below = unacknowledged
+        self.recovery_point = send_next
+
     def holes(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The ranges between `start` and `stop` that were not selectively acknowledged."""
         found: list[tuple[int, int]] = []

@@ -292,9 +292,7 @@ class Sender:
         else:
             board.clear()  # RFC 2018 8: a second timeout; the far side may have thrown away what it reported
         board.duplicates = 0
-        board.lost_below = self.next
-        board.retransmitted_below = self.unacknowledged
-        board.recovery_point = self.next
+        board.lose_all(self.unacknowledged, self.next)
         board.after_timeout = True
         self.retries += 1
         self.rtt.back_off()
@@ -308,6 +306,4 @@ class Sender:
         self.mss = mss
         self.congestion.set_mss(mss)
         if self.next > self.unacknowledged:
-            self.board.lost_below = self.next
-            self.board.retransmitted_below = self.unacknowledged
-            self.board.recovery_point = self.next
+            self.board.lose_all(self.unacknowledged, self.next)

@@ -724,7 +724,7 @@ class TcpConnection:
         if self.state in _SENDING and (sender.next < sender.end or sender.board.lost_below > sender.unacknowledged):
             runs = sender.runs_to_send(now)
             if runs:
-                window, options = receiver.window_field(), self._options(now, with_sack=False)
+                window, options = receiver.window_field(), self._options(now)
                 if sender.more_due:
                     self._owner.touch(self)
                 for run in runs:
@@ -749,7 +749,9 @@ class TcpConnection:
 
     def _empty(self, sequence: int, now: float) -> bytes:
         receiver = self.receiver
-        options = self._options(now, with_sack=True)
+        options = self._options(now)
+        if self._sack_due:
+            options += self._sack_option(3 if options else 4)  # RFC 2018 3: what fits 40 bytes of options
         return self._writer.run(sequence, [b""], receiver.next, _ACK, 0, receiver.window_field(), options)[0]
 
     def _syn_packet(self, now: float) -> bytes:
@@ -790,13 +792,13 @@ class TcpConnection:
     def _timestamp_value(self, now: float) -> int:
         return (int(now * 1000) + self._timestamp_offset) & 0xFFFFFFFF  # RFC 7323 5.4: a tick of 1 ms
 
-    def _options(self, now: float, *, with_sack: bool) -> bytes:
-        options = self._timestamp_option(now) if self._timestamps else b""
-        if with_sack and self._sack_due:
-            blocks = self.receiver.sack_blocks(3 if options else 4)  # RFC 2018 3: what fits 40 bytes of options
-            edges = b"".join(_SACK_EDGES.pack(left & 0xFFFFFFFF, right & 0xFFFFFFFF) for left, right in blocks)
-            options += struct.pack("!BBBB", 1, 1, 5, 2 + len(edges)) + edges
-        return options
+    def _options(self, now: float) -> bytes:
+        return self._timestamp_option(now) if self._timestamps else b""
+
+    def _sack_option(self, limit: int) -> bytes:
+        blocks = self.receiver.sack_blocks(limit)
+        edges = b"".join(_SACK_EDGES.pack(left & 0xFFFFFFFF, right & 0xFFFFFFFF) for left, right in blocks)
+        return struct.pack("!BBBB", 1, 1, 5, 2 + len(edges)) + edges
 
     @property
     def _sack_due(self) -> bool:
