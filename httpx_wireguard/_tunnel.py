@@ -10,8 +10,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from httpx_wireguard._config import Config
@@ -101,8 +100,8 @@ class Tunnel:
         self._closed: WireGuardError | None = None
         self.config = conf if isinstance(conf, Config) else Config.from_file(conf)
         self._system_dns = dns == "system"
-        servers = self.config.dns if dns is None or dns == "system" else dns
-        self._servers = tuple(str(server) for server in servers)
+        if dns is not None and not self._system_dns:
+            self.config = replace(self.config, dns=dns)  # type: ignore[arg-type]  # Config takes text too
         self._udp_host = udp_host
         self._udp_offload = udp_offload
         self._start_lock = threading.Lock()
@@ -118,12 +117,7 @@ class Tunnel:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __del__(self, warn: Any = warnings.warn) -> None:
@@ -205,11 +199,10 @@ class Tunnel:
                     engine.device.initiate(peer, driver.now())
             driver.pump()
         driver.start()
-        self._network = _Network(driver)
         self._resolver = Resolver(
             driver,
-            self._network,
-            self._servers,
+            _Network(driver),
+            [str(server) for server in self.config.dns],
             self.config.dns_search,
             sorted({address.version for address in self.config.address}),
             system=self._system_dns,

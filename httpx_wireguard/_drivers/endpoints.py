@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import math
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +16,8 @@ from httpx_wireguard._drivers.udp import UdpSockets
 from httpx_wireguard._errors import EndpointError
 
 _START_SPACING = 0.025  # seconds; see space_out
-_last_starts: dict[int, float] = {}  # by hash of the private key
+_last_starts: dict[int, float] = {}  # by hash of the private key; guarded by _starting
+_starting = threading.Lock()
 
 
 def is_address(host: str) -> bool:
@@ -61,8 +63,9 @@ def space_out(config: Config) -> None:
     grain of 17 ms; the next try would only come after REKEY_TIMEOUT, 5 s later.
     """
     now, mark = time.monotonic(), hash(config.private_key)
-    for old in [key for key, start in _last_starts.items() if start < now - _START_SPACING]:
-        del _last_starts[old]
-    start = max(now, _last_starts.get(mark, -math.inf) + _START_SPACING)
-    _last_starts[mark] = start
+    with _starting:
+        for old in [key for key, start in _last_starts.items() if start < now - _START_SPACING]:
+            del _last_starts[old]
+        start = max(now, _last_starts.get(mark, -math.inf) + _START_SPACING)
+        _last_starts[mark] = start
     time.sleep(start - now)

@@ -111,7 +111,7 @@ class SyncDriver:
         self._exiting = False
         self._dropped = False
         self._thread = threading.Thread(target=self._run, name="httpx-wireguard", daemon=True)
-        self._racing: dict[tuple[Any, ...], tuple[Peer, list[tuple[Any, ...]]]] = {}
+        self._racing: dict[tuple[Any, ...], tuple[Peer, float | None, list[tuple[Any, ...]]]] = {}
 
     @staticmethod
     def now() -> float:
@@ -123,13 +123,13 @@ class SyncDriver:
         self._thread.start()
 
     def race(self, peer: Peer, others: list[tuple[Any, ...]]) -> None:
-        """Until the peer's first session, send its handshakes to these addresses of its endpoint's name too.
+        """Until the peer's next handshake is done, send what goes to its endpoint to these addresses of its name too.
 
         They are copies of one message, of which the peer accepts the first; its answer moves the endpoint there. So a
         name with addresses of both families costs no time when one of them is dead. *Lock held.*
         """
         if others and peer.endpoint is not None:
-            self._racing[peer.endpoint] = (peer, others)
+            self._racing[peer.endpoint] = (peer, peer.last_handshake, others)
 
     # -- for callers
 
@@ -385,8 +385,8 @@ class SyncDriver:
     def _send(self, endpoint: tuple[Any, ...], segment_size: int, buffers: list[bytes]) -> None:
         targets = [endpoint]
         if endpoint in self._racing:
-            peer, others = self._racing[endpoint]
-            if peer.last_handshake is None:
+            peer, handshake_before, others = self._racing[endpoint]
+            if peer.last_handshake == handshake_before:
                 targets += others
             else:
                 del self._racing[endpoint]

@@ -17,6 +17,7 @@ import pytest
 
 from httpx_wireguard import (
     Config,
+    ConfigError,
     ConnectionReset,
     EndpointUnreachable,
     HandshakeFailed,
@@ -333,3 +334,30 @@ def test_a_system_without_poll_sendmsg_and_recvmsg_is_served() -> None:
     """)
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
     assert (finished.stdout, finished.stderr) == (b"served\n", b"")
+
+
+@pytest.mark.parametrize("dns", ["10.0.0.300", ["fe80::1%eth0"]])
+def test_a_dns_server_that_is_no_address_of_the_tunnel_is_refused_at_once(
+    peer: WireGuardPeer, dns: str | list[str]
+) -> None:
+    """As the same words in a file are: before anything is sent."""
+    with pytest.raises(ConfigError, match="dns"):
+        Tunnel(peer.client_config(), dns=dns)
+
+
+def test_one_dns_server_may_be_given_as_text(peer: WireGuardPeer) -> None:
+    with Tunnel(peer.client_config(1), dns=IPV4) as tunnel:
+        assert IPV4 in tunnel.resolve("peer.test", PATIENCE)
+
+
+def test_a_moved_name_is_raced_until_the_next_handshake(peer: WireGuardPeer) -> None:
+    with Tunnel(peer.client_config(1)) as tunnel:
+        tunnel.wait_ready(PATIENCE)
+        driver = tunnel._running_driver()
+        with driver.lock:
+            far = driver.engine.device.peers[0]
+            right, far.endpoint = far.endpoint, ("127.0.0.2", peer.tunnel.listen_port)
+            assert right is not None
+            driver.race(far, [right])
+        assert tunnel.ping(IPV4) < PATIENCE, "only the other address answers, so the endpoint moved there"
+        assert far.endpoint == right
