@@ -10,13 +10,14 @@ import nox
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["lint", "tests", "interop"]
 
+EXTRAS = "cli,http2,httpx2,requests,aiohttp,trio"
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, types, and which layer may import which."""
-    session.install(*nox.project.dependency_groups(PROJECT, "lint"), ".[cli,http2]")
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"), f".[{EXTRAS}]")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
@@ -47,6 +48,6 @@ def install_wheel(session: nox.Session) -> None:
         old.unlink()
     session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), ".")
     (wheel,) = wheels.glob("*.whl")
-    session.install(*nox.project.dependency_groups(PROJECT, "test"), f"{wheel}[cli,http2]")
+    session.install(*nox.project.dependency_groups(PROJECT, "test"), f"{wheel}[{EXTRAS}]")
     session.install("--force-reinstall", "--no-deps", str(wheel))  # also when the version is the same as before
     session.env["PYTHONSAFEPATH"] = "1"  # keeps the source tree off sys.path
