@@ -1,10 +1,12 @@
 """A host's addresses to a connection (Happy Eyeballs, RFC 8305).
 
-`ConnectRace` decides which address to try when, and knows neither sockets nor a clock; `connect` drives it for threads.
+`ConnectRace` decides which address to try when, and knows neither sockets nor a clock; `connect` drives it, and the
+lookup that feeds it, with one wait for everything.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -18,12 +20,12 @@ from httpx_wireguard._errors import (
     TunnelClosed,
     WireGuardError,
 )
-from httpx_wireguard._resolver import Lookup, Resolver, most_telling
-from httpx_wireguard._streams import ConnectionFacts, Driver, StreamSocket, SyncStream, address_text
+from httpx_wireguard._resolver import Resolver, most_telling
+from httpx_wireguard._streams import AsyncTcpStream, ConnectionFacts, StreamSocket, address_text
+from httpx_wireguard._waiting import Driver
 
 RESOLUTION_DELAY = 0.05  # seconds that IPv4 waits for an IPv6 answer; RFC 8305 8
 CONNECTION_ATTEMPT_DELAY = 0.25  # seconds between two attempts; RFC 8305 8
-LATE_ANSWER_POLL = 0.05  # seconds; a thread that waits for sockets looks this often for an answer of the other family
 
 
 class ConnectRace:
@@ -109,7 +111,7 @@ class ConnectRace:
         return lost
 
 
-def connect(
+async def connect(
     driver: Driver,
     resolver: Resolver,
     host: str,
@@ -117,7 +119,7 @@ def connect(
     deadline: float | None,
     open_tcp: Callable[[tuple[str, int], float], StreamSocket],
     version: int | None = None,
-) -> SyncStream:
+) -> AsyncTcpStream:
     """Connect to a host inside the tunnel, by whichever of its addresses answers first.
 
     Args:
@@ -132,11 +134,45 @@ def connect(
         OperationTimeout: the deadline passed; or the tunnel's own reason why it had to, such as `HandshakeTimeout`.
         WireGuardError: no address could be connected to; the text tells why for each.
     """
-    return _Connector(driver, resolver, host, port, deadline, open_tcp).run(version)
+    resolver.prepare(host)
+    with driver.lock:
+        return await _Connector(driver, resolver, host, port, deadline, open_tcp, version).run()
+
+
+async def resolve(
+    driver: Driver, resolver: Resolver, host: str, deadline: float | None, version: int | None = None
+) -> tuple[str, ...]:
+    """All addresses of a host, IPv6 and IPv4 in turns.
+
+    Raises:
+        NameResolutionError: there are none.
+    """
+    resolver.prepare(host)
+    answers: dict[int, tuple[str, ...]] = {}
+    errors: list[WireGuardError] = []
+    with driver.lock:
+        lookup = resolver.start_lookup(host, driver.now(), deadline, version)
+        try:
+            while lookup.pending:
+                for answered, result in lookup.step(driver.now()):
+                    if isinstance(result, WireGuardError):
+                        errors.append(result)
+                    else:
+                        answers[answered] = result
+                driver.pump()
+                if lookup.pending:
+                    await driver.wait(lookup.ready, lookup.keys, lookup.next_time())
+        finally:
+            lookup.close(driver.now())
+            driver.pump()
+    if not any(answers.values()):
+        raise most_telling(errors) or NameResolutionError(host, "it has no address")
+    pairs = itertools.zip_longest(answers.get(6, ()), answers.get(4, ()))
+    return tuple(address for address in itertools.chain.from_iterable(pairs) if address)
 
 
 class _Connector:
-    """One call of `connect`."""
+    """One call of `connect`; the driver's lock is held throughout, but for the waits."""
 
     def __init__(
         self,
@@ -146,6 +182,7 @@ class _Connector:
         port: int,
         deadline: float | None,
         open_tcp: Callable[[tuple[str, int], float], StreamSocket],
+        version: int | None,
     ) -> None:
         self._driver = driver
         self._resolver = resolver
@@ -153,98 +190,98 @@ class _Connector:
         self._port = port
         self._deadline = deadline
         self._open_tcp = open_tcp
-        self._attempts: dict[str, StreamSocket] = {}
         self._started = driver.now()
         self._resolved: float | None = None
+        self._attempts: dict[str, StreamSocket] = {}
+        self._lookup = resolver.start_lookup(host, self._started, deadline, version)
+        self._race = ConnectRace(self._lookup.versions)
 
-    def run(self, version: int | None) -> SyncStream:
-        lookup = self._resolver.start_lookup(self._host, self._deadline, version)
-        race = ConnectRace(lookup.versions)
-        winner: StreamSocket | None = None
+    async def run(self) -> AsyncTcpStream:
         try:
-            while winner is None:
-                self._receive_results(race, lookup)
-                with self._driver.lock:
-                    self._start_attempts(race)
-                    self._wait_for_attempts(race, lookup)
-                    winner = self._take_winner(race)
-                    self._driver.pump()
-                if winner is None and race.lost:
-                    raise race.error(self._host, self._port)
-                if winner is None and self._deadline is not None and self._driver.now() >= self._deadline:
-                    raise self._timeout_error(race)
-            return SyncStream(self._driver, winner, self._facts(race, winner))
+            while True:
+                now = self._driver.now()
+                self._receive_answers(now)
+                self._start_attempts(now)
+                self._driver.pump()
+                winner = self._take_winner(now)
+                if winner is not None:
+                    return AsyncTcpStream(self._driver, winner, self._facts(winner, now))
+                self._raise_if_over(now)
+                await self._wait(now)
         finally:
-            self._abort_attempts()
+            self._give_back()
 
-    def _receive_results(self, race: ConnectRace, lookup: Lookup) -> None:
-        """Take the resolver's answers; with no attempt under way there is nothing but these to wait for."""
-        timeout: float | None = 0.0
-        if not self._attempts:
-            times = [t for t in (race.next_time(), self._deadline) if t is not None]
-            timeout = max(min(times) - self._driver.now(), 0.0) if times else None
-        for version, result in lookup.take_results(timeout):
-            now = self._driver.now()
+    def _receive_answers(self, now: float) -> None:
+        for version, result in self._lookup.step(now):
             if isinstance(result, WireGuardError):
-                race.on_lookup_failed(version, result)
-                continue
-            self._resolved = self._resolved or now
-            race.receive_addresses(version, result, now)
+                self._race.on_lookup_failed(version, result)
+            else:
+                self._resolved = now if self._resolved is None else self._resolved
+                self._race.receive_addresses(version, result, now)
 
-    def _start_attempts(self, race: ConnectRace) -> None:
-        while address := race.take_address(self._driver.now()):
-            now = self._driver.now()
+    def _start_attempts(self, now: float) -> None:
+        while address := self._race.take_address(now):
             try:
                 self._attempts[address] = self._open_tcp((address, self._port), now)
             except TunnelClosed:
                 raise
             except WireGuardError as error:
-                race.on_attempt_failed(address, error, now)
-        self._driver.pump()
+                self._race.on_attempt_failed(address, error, now)
 
-    def _wait_for_attempts(self, race: ConnectRace, lookup: Lookup) -> None:
-        """Wait until an attempt ends or something else is due; an answer of the resolver is looked for now and then."""
-        sockets = tuple(self._attempts.values())
-        poll = self._driver.now() + LATE_ANSWER_POLL if lookup.pending else None
-        times = [t for t in (race.next_time(), self._deadline, poll) if t is not None]
-        if sockets:
-            deadline = min(times) if times else None
-            self._driver.wait(lambda: any(s.connected or s.error is not None for s in sockets), sockets, deadline)
-
-    def _take_winner(self, race: ConnectRace) -> StreamSocket | None:
+    def _take_winner(self, now: float) -> StreamSocket | None:
         for address, sock in list(self._attempts.items()):
             if sock.error is not None:
                 del self._attempts[address]
-                race.on_attempt_failed(address, sock.error, self._driver.now())
+                self._race.on_attempt_failed(address, sock.error, now)
             elif sock.connected:
                 return self._attempts.pop(address)
         return None
 
-    def _abort_attempts(self) -> None:
-        if self._attempts:
-            with self._driver.lock:
-                for sock in self._attempts.values():
-                    sock.abort(self._driver.now())
-                self._driver.pump()
+    def _raise_if_over(self, now: float) -> None:
+        if self._race.lost:
+            raise self._race.error(self._host, self._port)
+        if self._deadline is not None and now >= self._deadline:
+            raise self._timeout_error(now)
 
-    def _facts(self, race: ConnectRace, winner: StreamSocket) -> ConnectionFacts:
+    async def _wait(self, now: float) -> None:
+        """Until an attempt ends, an answer comes, or something is due."""
+        lookup, sockets = self._lookup, tuple(self._attempts.values())
+        times = [t for t in (self._race.next_time(), lookup.next_time(), self._deadline) if t is not None]
+        deadline = min(times, default=None)
+        if deadline is None or now < deadline:
+            await self._driver.wait(
+                lambda: lookup.ready() or any(s.connected or s.error is not None for s in sockets),
+                (*lookup.keys, *sockets),
+                deadline,
+            )
+
+    def _give_back(self) -> None:
+        """However it ended, nothing stays open but the winner."""
+        now = self._driver.now()
+        self._lookup.close(now)
+        for sock in self._attempts.values():
+            sock.abort(now)
+        self._driver.pump()
+
+    def _facts(self, winner: StreamSocket, now: float) -> ConnectionFacts:
         return ConnectionFacts(
             host=self._host,
             remote=winner.remote,
             local=winner.local,
-            failures=tuple((address, str(error)) for address, error in race.failures),
-            resolve_seconds=(self._resolved or self._started) - self._started,
-            connect_seconds=self._driver.now() - self._started,
+            failures=tuple((address, str(error)) for address, error in self._race.failures),
+            resolve_seconds=(self._started if self._resolved is None else self._resolved) - self._started,
+            connect_seconds=now - self._started,
         )
 
-    def _timeout_error(self, race: ConnectRace) -> WireGuardError:
+    def _timeout_error(self, now: float) -> WireGuardError:
+        race = self._race
         if not race.racing and not race.failures:
-            return most_telling(race.lookup_errors) or self._resolver.timeout_error(self._host)
+            return most_telling(race.lookup_errors) or self._resolver.timeout_error(self._host, now)
         for address in race.racing:
-            if problem := self._resolver.diagnose(address):
+            if problem := self._resolver.diagnose(address, now):
                 return problem
-        seconds = self._driver.now() - self._started
         reasons = [f"{address}: no answer" for address in race.racing]
         reasons += [f"{address}: {error}" for address, error in race.failures]
         destination = address_text(self._host, self._port)
+        seconds = now - self._started
         return OperationTimeout(f"connect to {destination} timed out after {seconds:.1f} s ({'; '.join(reasons)})")

@@ -1,82 +1,41 @@
 """Names to addresses, inside the tunnel.
 
-dnspython keeps the rules of a stub resolver (search list, cache, CNAME chains, retries); `TunnelNameserver` gives it
-the tunnel to speak through. No question ever leaves on the host's own network, unless `system=True` asks for it.
+A `Lookup` neither blocks nor suspends: whoever wants its addresses waits for its sockets and steps it, and may give it
+up at any moment. No question ever leaves on the host's own network, unless `system=True` asks for it.
 """
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import itertools
-import math
 import socket
-import struct
 import threading
-import time
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Protocol
-
-import dns.exception
-import dns.message
-import dns.name
-import dns.nameserver
-import dns.query
-import dns.rcode
-import dns.rdatatype
-import dns.resolver
+from collections.abc import Collection, Generator, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from httpx_wireguard._errors import (
     NameResolutionError,
     NameResolutionTimeout,
     NoRoute,
-    OperationTimeout,
     TunnelClosed,
     WireGuardError,
 )
-from httpx_wireguard._streams import Driver, StreamSocket, SyncStream, address_text
 
-DNS_PORT = 53  # RFC 1035 4.2
-EDNS_PAYLOAD = 1232  # bytes; fits the IPv6 minimum MTU (1280) with its headers: never fragmented, RFC 6891 6.2.5
+if TYPE_CHECKING:  # imports dnspython
+    from httpx_wireguard._dns import StubResolver, TunnelNetwork, Waiting
 
 # Our own limits.
-TRY_TIMEOUT = 1.5  # seconds for one server to answer; three tries fit httpx's default connect timeout of 5
 DEFAULT_LIFETIME = 10.0  # seconds for a name when the caller sets no deadline
-CACHE_SIZE = 1000  # answers; some megabytes at most
-MAX_POSITIVE_TTL = 86_400.0  # seconds; RFC 8767 4 allows a cap, a day keeps a mistaken TTL harmless
-MAX_NEGATIVE_TTL = 300.0  # seconds; RFC 2308 5 allows a cap, and a name just created should not stay missing
 MAX_ADDRESSES = 16  # of one family; a hostile answer holds thousands
 
-_RECORD_TYPES = {4: dns.rdatatype.A, 6: dns.rdatatype.AAAA}
 _SOCKET_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _NO_SERVER = (
     'the tunnel has no DNS server: add "DNS = <address>" to the [Interface] section or pass dns=["<address>"]; '
     'dns="system" would ask this host\'s own resolver, outside the tunnel'
 )
 
-
-class UdpSocket(Protocol):
-    """A UDP socket of the engine, connected: it takes datagrams from its remote address and port only."""
-
-    @property
-    def readable(self) -> bool: ...
-    @property
-    def error(self) -> WireGuardError | None: ...
-    def send(self, data: bytes, now: float) -> object: ...
-    def receive(self, now: float) -> tuple[bytes, tuple[str, int]] | None: ...
-    def close(self, now: float) -> None: ...
-
-
-class TunnelNetwork(Protocol):
-    """What name resolution needs of a tunnel. Every method is called with the driver's lock held."""
-
-    def open_udp(self, remote: tuple[str, int], now: float) -> UdpSocket:
-        """A connected UDP socket on a random local port."""
-
-    def open_tcp(self, remote: tuple[str, int], now: float) -> StreamSocket:
-        """A TCP socket with its SYN under way."""
-
-    def diagnose(self, address: str) -> WireGuardError | None:
-        """Why nothing can come back from `address`, such as a handshake without an answer; None when unknown."""
+Result: TypeAlias = tuple[str, ...] | WireGuardError  # addresses, or why there are none
 
 
 def local_family(local_address: str | None) -> int | None:
@@ -105,214 +64,186 @@ def literal_address(host: str) -> str | None:
     return str(mapped or address)
 
 
-def query_name(host: str) -> dns.name.Name:
-    """The DNS name of `host`: relative, subject to the search list, unless it ends in a dot.
+def check_name(host: str) -> None:
+    """Refuse what is plainly no name of the tunnel's.
 
     Raises:
-        NameResolutionError: not a name that may be asked for.
+        NameResolutionError: empty, this computer, or half an address.
     """
     labels = host.lower().rstrip(".").split(".")
+    if labels == [""]:
+        raise NameResolutionError(host, "it is not a valid host name (empty)")
     if labels[-1] == "localhost":
         raise NameResolutionError(
             host, "it means this computer (RFC 6761 6.3), which is not inside the tunnel; name a host of the tunnel"
         )
     if labels[-1].isdecimal() or labels[-1].startswith("0x"):
         raise NameResolutionError(host, "it is neither an IPv4 address in dotted decimal nor a host name")
-    codec = dns.name.IDNA_2008_Practical if dns.name.have_idna_2008 else dns.name.IDNA_2003_Practical
-    try:
-        name = dns.name.from_text(host, origin=None, idna_codec=codec)
-        if not name.labels or name == dns.name.root:
-            raise dns.name.EmptyLabel
-    except dns.exception.DNSException as error:
-        raise NameResolutionError(host, f"it is not a valid host name ({error})") from error
-    return name
 
 
-def parse_reply(request: dns.message.QueryMessage, datagram: bytes) -> dns.message.Message | None:
-    """The reply to `request`, or None when the datagram is anything else: garbage, another id or question.
+class Question(Protocol):
+    """The addresses of one family, as a generator that yields what it waits for.
 
-    Raises:
-        dns.message.Truncated: it is the reply, cut short; ask again over TCP.
+    Attributes:
+        now: set before each step and before closing.
     """
-    try:
-        reply = dns.message.from_wire(datagram, raise_on_truncation=True, ignore_trailing=True)
-    except dns.message.Truncated as error:
-        if request.is_response(error.message()):  # type: ignore[no-untyped-call]  # dnspython's
-            raise
-        return None
-    except (dns.exception.DNSException, ValueError):
-        return None
-    return reply if request.is_response(reply) else None
+
+    now: float
+
+    def run(self) -> Generator[Waiting, None, tuple[str, ...]]: ...
 
 
-class TunnelNameserver(dns.nameserver.Nameserver):
-    """A DNS server reached through the tunnel: UDP with a fresh port each time, TCP when an answer was truncated."""
+class _Task:
+    """A question being answered; `step` tells when it is done."""
 
-    def __init__(self, driver: Driver, network: TunnelNetwork, address: str, port: int = DNS_PORT) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # dnspython's
-        self._driver = driver
-        self._network = network
-        self._remote = (str(ipaddress.ip_address(address)), port)
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._steps = question.run()
+        self._waiting: Waiting | None = None
 
-    def __str__(self) -> str:
-        address, port = self._remote
-        return address if port == DNS_PORT else address_text(address, port)
+    @property
+    def keys(self) -> Sequence[Hashable]:
+        return self._waiting[1] if self._waiting else ()
 
-    def kind(self) -> str:
-        return "Do53"
+    def ready(self) -> bool:
+        return self._waiting is None or self._waiting[0]()
 
-    def is_always_max_size(self) -> bool:
-        return False
+    def next_time(self) -> float | None:
+        return self._waiting[2] if self._waiting else None
 
-    def answer_nameserver(self) -> str:
-        return self._remote[0]
-
-    def answer_port(self) -> int:
-        return self._remote[1]
-
-    def query(
-        self,
-        request: dns.message.QueryMessage,
-        timeout: float,
-        source: str | None,
-        source_port: int,
-        max_size: bool,
-        one_rr_per_rrset: bool = False,
-        ignore_trailing: bool = False,
-    ) -> dns.message.Message:
-        """Ask one question; `source`, `source_port` and the parser's options have no meaning here.
-
-        Raises:
-            dns.message.Truncated: the answer does not fit a datagram.
-            dns.exception.Timeout: no answer in `timeout` seconds.
-            OSError: the server cannot be reached.
-        """
-        exchange = self._exchange_tcp if max_size else self._exchange_udp
-        deadline = self._driver.now() + timeout
-        reply = exchange(request, deadline)
-        if request.edns >= 0 and reply.rcode() in (dns.rcode.FORMERR, dns.rcode.NOTIMP):
-            question = request.question[0]  # RFC 6891 7: a server older than EDNS
-            reply = exchange(dns.message.make_query(question.name, question.rdtype, question.rdclass), deadline)
-        return reply
-
-    def _exchange_udp(self, request: dns.message.QueryMessage, deadline: float) -> dns.message.Message:
-        driver = self._driver
-        with driver.lock:
-            sock = self._network.open_udp(self._remote, driver.now())
+    def step(self, now: float) -> tuple[str, ...] | None:
+        """Go on as far as possible; returns the addresses when they are there, and raises why there are none."""
+        due = self.next_time()
+        if not self.ready() and (due is None or now < due):
+            return None
+        self._question.now = now
         try:
-            with driver.lock:
-                sock.send(request.to_wire(), driver.now())
-                driver.pump()
-            reply = None
-            while reply is None:
-                reply = parse_reply(request, self._receive_datagram(sock, deadline))
-            return reply
-        finally:
-            with driver.lock:
-                sock.close(driver.now())
-                driver.pump()
+            self._waiting = next(self._steps)
+        except StopIteration as stop:
+            addresses: tuple[str, ...] = stop.value
+            return addresses
+        return None
 
-    def _receive_datagram(self, sock: UdpSocket, deadline: float) -> bytes:
-        driver = self._driver
-        with driver.lock:
-            while driver.now() < deadline:  # checked each time: a flood of wrong replies must not hold us
-                driver.wait(lambda: sock.readable or sock.error is not None, (sock,), deadline)
-                received = sock.receive(driver.now())
-                if received is not None and received[1][:2] == self._remote:
-                    return received[0]
-                if received is None and sock.error is not None:
-                    raise sock.error
-            raise dns.exception.Timeout
-
-    def _exchange_tcp(self, request: dns.message.QueryMessage, deadline: float) -> dns.message.Message:
-        """One question on a connection of its own, RFC 7766 8: a two-byte length goes before each message."""
-        wire = request.to_wire()
-        try:
-            stream = self._connect(deadline)
-            try:
-                stream.write(struct.pack("!H", len(wire)) + wire, deadline - self._driver.now())
-                (length,) = struct.unpack("!H", self._read_exactly(stream, 2, deadline))
-                reply = dns.message.from_wire(self._read_exactly(stream, length, deadline))
-            finally:
-                stream.close()
-        except OperationTimeout as error:
-            raise dns.exception.Timeout from error
-        if not request.is_response(reply):
-            raise dns.query.BadResponse
-        return reply
-
-    def _connect(self, deadline: float) -> SyncStream:
-        driver = self._driver
-        with driver.lock:
-            sock = self._network.open_tcp(self._remote, driver.now())
-            try:
-                driver.pump()
-                done = driver.wait(lambda: sock.connected or sock.error is not None, (sock,), deadline)
-                if sock.error is not None:
-                    raise sock.error
-                if not done:
-                    raise dns.exception.Timeout
-            except BaseException:
-                sock.abort(driver.now())
-                driver.pump()
-                raise
-        return SyncStream(driver, sock)
-
-    def _read_exactly(self, stream: SyncStream, size: int, deadline: float) -> bytes:
-        data = b""
-        while len(data) < size:
-            chunk = stream.read(size - len(data), deadline - self._driver.now())
-            if not chunk:
-                raise EOFError("the server closed the connection before its answer was complete")
-            data += chunk
-        return data
-
-
-class _AnswerCache(dns.resolver.LRUCache):
-    """dnspython's bounded cache with a cap on how long an answer, or its absence, is believed."""
-
-    def put(self, key: Any, value: dns.resolver.Answer) -> None:
-        longest = MAX_NEGATIVE_TTL if value.rrset is None else MAX_POSITIVE_TTL
-        value.expiration = min(value.expiration, time.time() + longest)
-        super().put(key, value)
+    def close(self, now: float) -> None:
+        self._question.now = now
+        self._steps.close()
 
 
 class Lookup:
-    """The addresses of one host as they become known, family by family. Safe to use from several threads.
+    """The addresses of one host as they become known, family by family. Every method wants the driver's lock held.
 
     Attributes:
         versions: the IP versions asked for.
+        deadline: when to stop asking; None for never.
     """
 
-    def __init__(self, versions: Collection[int]) -> None:
+    def __init__(self, resolver: Resolver, host: str, deadline: float | None, versions: Collection[int]) -> None:
         self.versions = tuple(versions)
-        self._missing = len(self.versions)
-        self._results: list[tuple[int, tuple[str, ...] | WireGuardError]] = []
-        self._arrived = threading.Condition()
+        self.deadline = deadline
+        self._resolver = resolver
+        self._host = host
+        self._tasks: dict[int, _Task] = {}
+        self._results: list[tuple[int, Result]] = []
 
-    def deliver(self, version: int, result: tuple[str, ...] | WireGuardError) -> None:
-        """Note the addresses of one family, or why there are none."""
-        with self._arrived:
-            self._results.append((version, result))
-            self._missing -= 1
-            self._arrived.notify_all()
+    def ask(self, version: int, question: Question) -> None:
+        """Have a family's addresses looked for, beginning with the next step."""
+        self._tasks[version] = _Task(question)
 
-    def take_results(self, timeout: float | None = 0.0) -> list[tuple[int, tuple[str, ...] | WireGuardError]]:
-        """Take what has arrived; waits for the first up to `timeout` seconds if something is still missing."""
-        with self._arrived:
-            if not self._results and self._missing and timeout != 0:
-                self._arrived.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-            results, self._results = self._results, []
-            return results
+    def deliver(self, version: int, result: Result) -> None:
+        """Note a family's addresses, or why there are none."""
+        self._results.append((version, result))
 
     @property
     def pending(self) -> bool:
-        """Whether an answer is still missing, or one waits to be taken."""
-        return self._missing > 0 or bool(self._results)
+        """Whether `step` has to be called again."""
+        return bool(self._tasks or self._results)
+
+    @property
+    def keys(self) -> tuple[Hashable, ...]:
+        """What to wait on until `ready()` or `next_time`."""
+        return (self, *itertools.chain.from_iterable(task.keys for task in self._tasks.values()))
+
+    def ready(self) -> bool:
+        """Whether `step` has something to do even before `next_time`."""
+        return bool(self._results) or any(task.ready() for task in self._tasks.values())
+
+    def next_time(self) -> float | None:
+        """When to call `step` at the latest; None when there is nothing but sockets to wait for."""
+        if not self._tasks:
+            return None
+        times = [self.deadline, *(task.next_time() for task in self._tasks.values())]
+        return min((time for time in times if time is not None), default=None)
+
+    def step(self, now: float) -> list[tuple[int, Result]]:
+        """Go on; returns what became known, at the deadline of every family that is left.
+
+        Raises:
+            TunnelClosed: the tunnel ended.
+        """
+        for version, task in list(self._tasks.items()):
+            result = self._advance(task, now)
+            if result is not None:
+                del self._tasks[version]
+                self.deliver(version, result)
+        results, self._results = self._results, []
+        return results
+
+    def _advance(self, task: _Task, now: float) -> Result | None:
+        try:
+            result = task.step(now)
+        except TunnelClosed:
+            raise
+        except WireGuardError as error:
+            return error
+        except Exception as error:  # whatever an answer did to the parser, it must not end more than this lookup
+            explained = NameResolutionError(self._host, f"{type(error).__name__}: {error}", self._resolver.servers)
+            explained.__cause__ = error
+            return explained
+        if result is None and self.deadline is not None and now >= self.deadline:
+            task.close(now)
+            return self._resolver.timeout_error(self._host, now)
+        return None if result is None else _canonical(result)
+
+    def close(self, now: float) -> None:
+        """Stop asking and give every socket back. Idempotent."""
+        while self._tasks:
+            self._tasks.popitem()[1].close(now)
+
+
+class SystemQuestion:
+    """The addresses of one family by the host's own resolver, which knows no other way than to block a thread."""
+
+    def __init__(self, lookup: Lookup, network: TunnelNetwork, host: str, version: int) -> None:
+        self.now = 0.0
+        self._lookup = lookup
+        self._network = network
+        self._host = host
+        self._version = version
+        self._found: tuple[str, ...] | Exception | None = None
+
+    def run(self) -> Generator[Waiting, None, tuple[str, ...]]:
+        name = f"dns {self._host} IPv{self._version}"
+        threading.Thread(target=self._ask, name=name, daemon=True).start()
+        while self._found is None:
+            yield lambda: self._found is not None, (), None
+        if isinstance(self._found, socket.gaierror):
+            reason = f"this host's resolver says: {self._found.strerror}"
+            raise NameResolutionError(self._host, reason) from self._found
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
+
+    def _ask(self) -> None:
+        try:
+            found = socket.getaddrinfo(self._host, None, _SOCKET_FAMILIES[self._version], socket.SOCK_STREAM)
+            self._found = tuple(str(entry[4][0]) for entry in found)
+        except Exception as error:  # whatever it is, the one who waits has to learn of it
+            self._found = error
+        self._network.wake_later(self._lookup)
 
 
 class Resolver:
-    """Host names to addresses, for one tunnel and for threads.
+    """Host names to addresses, for one tunnel. The driver's lock is held around every method but `prepare`.
 
     Args:
         servers: the DNS servers inside the tunnel, as addresses.
@@ -323,7 +254,6 @@ class Resolver:
 
     def __init__(
         self,
-        driver: Driver,
         network: TunnelNetwork,
         servers: Sequence[str] = (),
         search: Sequence[str] = (),
@@ -331,159 +261,80 @@ class Resolver:
         *,
         system: bool = False,
     ) -> None:
-        self._driver = driver
         self._network = network
+        self._search = tuple(search)
         self._versions = frozenset(versions)
         self._system = system
-        self.servers = () if system else tuple(servers)
-        cache = _AnswerCache(CACHE_SIZE)
-        self._dns = _stub_resolver(cache, search)
-        self._dns.nameservers = [TunnelNameserver(driver, network, server) for server in self.servers]
-        self._cache_only = _stub_resolver(cache, search)  # no servers: it knows what the cache knows
+        self._stub: StubResolver | None = None
+        self.servers = () if system else tuple(str(ipaddress.ip_address(server)) for server in servers)
 
-    def resolve(self, host: str, deadline: float | None = None, version: int | None = None) -> tuple[str, ...]:
-        """All addresses of `host`, IPv6 and IPv4 in turns.
+    def prepare(self, host: str) -> None:
+        """Import what looking `host` up takes; called without the lock, for that may take a tenth of a second."""
+        if self.servers and self._stub is None and literal_address(host) is None:
+            importlib.import_module("httpx_wireguard._dns")
 
-        Raises:
-            NameResolutionError: there are none.
-        """
-        lookup = self.start_lookup(host, deadline, version)
-        answers: dict[int, tuple[str, ...]] = {}
-        errors: list[WireGuardError] = []
-        while lookup.pending and (remaining := self._remaining(deadline)) > 0:
-            for answered, result in lookup.take_results(remaining):
-                if isinstance(result, WireGuardError):
-                    errors.append(result)
-                else:
-                    answers[answered] = result
-        if not any(answers.values()):
-            raise most_telling(errors) or self.timeout_error(host)
-        pairs = itertools.zip_longest(answers.get(6, ()), answers.get(4, ()))
-        return tuple(address for address in itertools.chain.from_iterable(pairs) if address)
+    def start_lookup(self, host: str, now: float, deadline: float | None = None, version: int | None = None) -> Lookup:
+        """Look a host up; nothing is asked before the first step, which also tells what is known already.
 
-    def start_lookup(self, host: str, deadline: float | None = None, version: int | None = None) -> Lookup:
-        """Begin to look a host up: at once for a literal or a cached name, else in a thread for each family.
-
-        With a single family to ask for, the caller's own thread asks, before this returns.
+        Args:
+            version: 4 or 6 asks for that family only.
 
         Raises:
             NameResolutionError: it is plain without asking that there will be no answer.
         """
         if address := literal_address(host):
             return self._literal_lookup(host, address, version)
-        name = query_name(host)
+        check_name(host)
         versions = sorted(v for v in self._versions if version in (None, v))
         if not versions:
             family = f"IPv{version}" if version else "IP"
             raise NameResolutionError(host, f"the tunnel has no {family} address of its own, so none can be reached")
-        if not self.servers and not self._system:
+        if self._system:
+            lookup = Lookup(self, host, deadline, versions)
+            for v in versions:
+                lookup.ask(v, SystemQuestion(lookup, self._network, host, v))
+            return lookup
+        if not self.servers:
             raise NameResolutionError(host, _NO_SERVER)
-        lookup = Lookup(versions)
-        lifetime = min(self._remaining(deadline), DEFAULT_LIFETIME if deadline is None else threading.TIMEOUT_MAX)
-        missing = [v for v in versions if not self._deliver_cached(lookup, host, name, v)]
-        if len(missing) == 1 and not self._system:
-            self._ask(lookup, host, name, missing[0], lifetime)
-        else:
-            for v in missing:
-                arguments = (lookup, host, name, v, lifetime)
-                threading.Thread(target=self._ask, args=arguments, name=f"dns {host} IPv{v}", daemon=True).start()
-        return lookup
+        return self._tunnel_lookup(host, now + DEFAULT_LIFETIME if deadline is None else deadline, versions)
 
-    def timeout_error(self, host: str) -> NameResolutionError:
+    def timeout_error(self, host: str, now: float) -> NameResolutionError:
         """What to raise when the deadline passed without an answer."""
         servers = self.servers or ("this host's resolver",)
-        problem = next(filter(None, map(self.diagnose, self.servers)), None)
+        problem = next(filter(None, (self.diagnose(server, now) for server in self.servers)), None)
         detail = f": {problem}" if problem else ""
         error = NameResolutionTimeout(host, f"no answer from {' or '.join(servers)} in time{detail}", self.servers)
         error.__cause__ = problem
         return error
 
-    def diagnose(self, address: str) -> WireGuardError | None:
+    def diagnose(self, address: str, now: float) -> WireGuardError | None:
         """Why nothing can come back from `address`, if the tunnel knows."""
-        with self._driver.lock:
-            return self._network.diagnose(address)
+        return self._network.diagnose(address, now)
 
     def _literal_lookup(self, host: str, address: str, version: int | None) -> Lookup:
         own = 6 if ":" in address else 4
         if version not in (None, own):
             raise NameResolutionError(host, f"it is an IPv{own} address, and the local address asks for IPv{version}")
-        lookup = Lookup((own,))
+        lookup = Lookup(self, host, None, (own,))
         lookup.deliver(own, (address,))
         return lookup
 
-    def _deliver_cached(self, lookup: Lookup, host: str, name: dns.name.Name, version: int) -> bool:
-        try:
-            answer = self._cache_only.resolve(name, _RECORD_TYPES[version], search=True)
-        except (dns.resolver.NoAnswer, dns.resolver.NXDOMAIN) as error:
-            lookup.deliver(version, self._explain(host, version, error))
-        except dns.exception.DNSException:
-            return False
-        else:
-            lookup.deliver(version, _addresses(rdata.address for rdata in answer))
-        return True
+    def _tunnel_lookup(self, host: str, deadline: float, versions: Sequence[int]) -> Lookup:
+        from httpx_wireguard import _dns  # here, for dnspython takes longer to import than all the rest
 
-    def _ask(self, lookup: Lookup, host: str, name: dns.name.Name, version: int, lifetime: float) -> None:
-        """Ask for one family and deliver whatever comes of it; the body of a lookup's thread."""
-        try:
-            if self._system:
-                found = socket.getaddrinfo(host, None, _SOCKET_FAMILIES[version], socket.SOCK_STREAM)
-                addresses = _addresses(str(entry[4][0]) for entry in found)
-            else:
-                answer = self._dns.resolve(name, _RECORD_TYPES[version], lifetime=lifetime, search=True)
-                addresses = _addresses(rdata.address for rdata in answer)
-            lookup.deliver(version, addresses)
-        except WireGuardError as error:
-            lookup.deliver(version, error)
-        except Exception as error:  # whatever it is, the thread that waits has to learn of it
-            lookup.deliver(version, self._explain(host, version, error))
-
-    def _explain(self, host: str, version: int, error: Exception) -> WireGuardError:
-        """dnspython's or the host resolver's error in our words."""
-        rcode: str | None = None
-        match error:
-            case dns.resolver.NXDOMAIN():
-                tried = ", ".join(name.to_text(omit_final_dot=True) for name in error.qnames())  # type: ignore[no-untyped-call]
-                reason, rcode = f"no such name (NXDOMAIN); asked {', '.join(self.servers)} for {tried}", "NXDOMAIN"
-            case dns.resolver.NoAnswer():
-                reason, rcode = f"it has no {_RECORD_TYPES[version].name} record", "NOERROR"
-                if len(self._versions) == 1:
-                    reason += f", and the tunnel has only IPv{version} addresses"
-            case dns.resolver.NoNameservers():
-                failures = error.kwargs["errors"]
-                for *_, cause, _response in failures:
-                    if isinstance(cause, TunnelClosed):
-                        return cause
-                    rcode = cause if isinstance(cause, str) else rcode
-                reason = "no DNS server helped: " + "; ".join(f"{failure[0]}: {failure[3]}" for failure in failures)
-            case dns.exception.Timeout():
-                return self.timeout_error(host)
-            case socket.gaierror():
-                reason = f"this host's resolver says: {error.strerror}"
-            case _:
-                reason = f"{type(error).__name__}: {error}"
-        explained = NameResolutionError(host, reason, self.servers, rcode)
-        explained.__cause__ = error
-        return explained
-
-    def _remaining(self, deadline: float | None) -> float:
-        return math.inf if deadline is None else deadline - self._driver.now()
+        if self._stub is None:
+            self._stub = _dns.StubResolver(self._network, self.servers, self._search, self._versions, MAX_ADDRESSES)
+        names = self._stub.names_to_try(host)
+        lookup = Lookup(self, host, deadline, versions)
+        for version in versions:
+            lookup.ask(version, _dns.Question(self._stub, host, names, version))
+        return lookup
 
 
-def _stub_resolver(cache: dns.resolver.LRUCache, search: Sequence[str]) -> dns.resolver.Resolver:
-    resolver = dns.resolver.Resolver(configure=False)
-    resolver.domain = dns.name.root  # else dnspython would search the domain of the host's own name
-    resolver.search = [dns.name.from_text(domain) for domain in search]
-    resolver.ndots = 1
-    resolver.timeout = TRY_TIMEOUT
-    resolver.use_edns(0, payload=EDNS_PAYLOAD)
-    resolver.cache = cache
-    return resolver
-
-
-def _addresses(found: Iterable[str]) -> tuple[str, ...]:
-    """Canonical, without repeats, and no more than `MAX_ADDRESSES`."""
-    canonical = filter(None, map(literal_address, found))
-    return tuple(itertools.islice(dict.fromkeys(canonical), MAX_ADDRESSES))
+def _canonical(found: Iterable[str]) -> tuple[str, ...]:
+    """Without zones and repeats, and no more than `MAX_ADDRESSES`."""
+    addresses = filter(None, map(literal_address, found))
+    return tuple(itertools.islice(dict.fromkeys(addresses), MAX_ADDRESSES))
 
 
 def most_telling(errors: Iterable[WireGuardError]) -> WireGuardError | None:

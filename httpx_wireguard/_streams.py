@@ -1,15 +1,14 @@
-"""Byte streams over a tunnel's TCP sockets, for threads: deadlines, TLS, end of file.
+"""Byte streams over a tunnel's TCP sockets: deadlines, TLS, end of file.
 
-A stream may be read by one thread and written by another at the same time (HTTP/2, WebSockets), and closed by a third,
-which wakes both. No lock is held while a thread waits for the network, except the one that keeps a second reader, or a
-second writer, out.
+A stream may be read by one task and written by another at the same time (HTTP/2, WebSockets), and closed by a third,
+which wakes both. Only the mutexes that keep a second reader, or a second writer, out are held while one waits for the
+network. `SyncStream` is the same for threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import socket
 import ssl
 import sys
@@ -21,26 +20,12 @@ from typing import Any, Protocol, Self
 
 from httpx_wireguard._errors import ConnectionReset, OperationTimeout, WireGuardError
 from httpx_wireguard._tls import Buffer, SupportsWrapBio, TlsSession
+from httpx_wireguard._waiting import AT_ONCE, Driver, Mutex, run
 
 logger = logging.getLogger("httpx_wireguard.streams")
 
-_AT_ONCE = -math.inf  # a deadline that means: do not wait
 _RECEIVE_SIZE = 131_072  # bytes of ciphertext taken at once: 64 KB of plaintext, httpcore's read size, never needs two
 _ENCRYPT_SIZE = 131_072  # bytes of plaintext encrypted ahead of the socket, so that a large body is not held twice
-
-
-class Driver(Protocol):
-    """What a stream needs of the thread driver; `lock` is held around everything but `now`.
-
-    `catch_up` takes in what has arrived at the tunnel, without waiting, so that readiness is exact.
-    """
-
-    lock: threading.Lock
-
-    def now(self) -> float: ...
-    def pump(self) -> None: ...
-    def catch_up(self) -> None: ...
-    def wait(self, ready: Callable[[], bool], sockets: Sequence[Any], deadline: float | None) -> bool: ...
 
 
 class StreamSocket(Protocol):
@@ -64,6 +49,7 @@ class StreamSocket(Protocol):
     def receive(self, max_bytes: int, now: float) -> bytes: ...
     def close(self, now: float) -> None: ...
     def abort(self, now: float) -> None: ...
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +122,24 @@ def address_text(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-class Stream(ABC):
-    """A connected byte stream inside the tunnel, for threads.
+class AsyncStream(ABC):
+    """A connected byte stream inside the tunnel.
 
-    All methods raise `TunnelClosed` when the tunnel is gone, and the connection's own error when that is.
+    All methods raise `TunnelClosed` when the tunnel is gone, and the connection's own error when that is. A cancelled
+    `read` loses nothing; after a cancelled `write` nobody knows how much has gone out.
     """
 
     _driver: Driver
     _name: str  # "address:port", for error texts
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}>"
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Both ends, or "closed"."""
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Wait for data and return all there is, up to `max_bytes`.
 
         Args:
@@ -159,12 +153,12 @@ class Stream(ABC):
         """
         if max_bytes <= 0:
             return b""
-        data = self._receive(max_bytes, self._deadline(timeout))
+        data = await self._receive(max_bytes, self._deadline(timeout))
         if data is None:
             raise OperationTimeout(f"read timed out: {self._name} sent nothing for {timeout:g} s")
         return data
 
-    def write(self, buffer: Buffer, timeout: float | None = None) -> None:
+    async def write(self, buffer: Buffer, timeout: float | None = None) -> None:
         """Send all of `buffer`; an empty one is a no-op.
 
         Args:
@@ -176,19 +170,19 @@ class Stream(ABC):
         data = memoryview(buffer).cast("B")
         total = len(data)
         while len(data):
-            sent = self._send(data, self._deadline(timeout))
+            sent = await self._send(data, self._deadline(timeout))
             if not sent:
                 taken = total - len(data)
                 raise OperationTimeout(
                     f"write timed out: {self._name} took {taken} of {total} bytes, then none for {timeout:g} s"
                 )
             data = data[sent:]
-        if total and not self._flush(self._deadline(timeout)):
+        if total and not await self._flush(self._deadline(timeout)):
             raise OperationTimeout(f"write timed out: {self._name} took no data for {timeout:g} s")
 
-    def start_tls(
+    async def start_tls(
         self, ssl_context: SupportsWrapBio, server_hostname: str | None = None, timeout: float | None = None
-    ) -> TlsStream:
+    ) -> AsyncTlsStream:
         """Do a TLS handshake as client. On any failure the connection is closed.
 
         Args:
@@ -204,17 +198,21 @@ class Stream(ABC):
             OperationTimeout: it did not end in time.
         """
         try:
-            stream = TlsStream(self, self._driver, ssl_context, server_hostname)
-            if not stream._handshake(self._deadline(timeout)):
+            stream = AsyncTlsStream(self, self._driver, ssl_context, server_hostname)
+            if not await stream._handshake(self._deadline(timeout)):
                 raise OperationTimeout(f"TLS handshake with {self._name} not finished within {timeout:g} s")
         except BaseException:
             self.close()
             raise
         return stream
 
+    async def aclose(self) -> None:
+        """Close the connection; waits for nothing. Tasks that wait on the stream get an error."""
+        self.close()
+
     @abstractmethod
     def close(self) -> None:
-        """Close the connection; does not wait for the other side. Threads that wait on the stream get an error."""
+        """`aclose` without `await`, from any thread."""
 
     @abstractmethod
     def get_extra_info(self, info: str) -> Any:
@@ -224,23 +222,25 @@ class Stream(ABC):
         error to read. None for an unknown name, and for "socket": there is no descriptor.
         """
 
+    # With the deadline `AT_ONCE` none of these suspends.
+
     @abstractmethod
-    def _receive(self, max_bytes: int, deadline: float | None) -> bytes | None:
+    async def _receive(self, max_bytes: int, deadline: float | None) -> bytes | None:
         """Data, b"" at the end, or None when the deadline passed first."""
 
     @abstractmethod
-    def _send(self, data: memoryview, deadline: float | None) -> int:
+    async def _send(self, data: memoryview, deadline: float | None) -> int:
         """Hand over some of `data`, at least a byte; 0 when the deadline passed first."""
 
     @abstractmethod
-    def _flush(self, deadline: float | None) -> bool:
+    async def _flush(self, deadline: float | None) -> bool:
         """Pass on what `_send` took; False when the deadline passed first."""
 
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._driver.now() + timeout
 
 
-class SyncStream(Stream):
+class AsyncTcpStream(AsyncStream):
     """A plain TCP connection inside the tunnel."""
 
     def __init__(self, driver: Driver, sock: StreamSocket, facts: ConnectionFacts | None = None) -> None:
@@ -252,9 +252,8 @@ class SyncStream(Stream):
         self._closed = False
         self._name = address_text(*sock.remote)
 
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self._local[0]}:{self._local[1]} -> {self._name}"
-        return f"<{type(self).__name__} {state}>"
+    def __str__(self) -> str:
+        return "closed" if self._closed else f"{self._local[0]}:{self._local[1]} -> {self._name}"
 
     def close(self) -> None:
         with self._driver.lock:
@@ -277,12 +276,12 @@ class SyncStream(Stream):
                 return self._facts or ConnectionFacts(self._remote[0], self._remote, self._local)
         return None
 
-    def _receive(self, max_bytes: int, deadline: float | None) -> bytes | None:
+    async def _receive(self, max_bytes: int, deadline: float | None) -> bytes | None:
         sock = self._socket
         with self._driver.lock:
-            if deadline == _AT_ONCE:
+            if deadline == AT_ONCE:
                 self._driver.catch_up()
-            if not self._wait(lambda: sock.readable, deadline):
+            if not await self._wait(lambda: sock.readable, deadline):
                 return None
             data = sock.receive(max_bytes, self._driver.now())
             self._driver.pump()
@@ -290,10 +289,10 @@ class SyncStream(Stream):
                 raise sock.error
         return data
 
-    def _send(self, data: memoryview, deadline: float | None) -> int:
+    async def _send(self, data: memoryview, deadline: float | None) -> int:
         sock = self._socket
         with self._driver.lock:
-            if not self._wait(lambda: sock.writable or sock.error is not None, deadline):
+            if not await self._wait(lambda: sock.writable or sock.error is not None, deadline):
                 return 0
             sent = 0 if sock.error is not None else sock.send(data, self._driver.now())
             self._driver.pump()
@@ -301,48 +300,49 @@ class SyncStream(Stream):
                 raise sock.error
         return sent
 
-    def _flush(self, deadline: float | None) -> bool:
+    async def _flush(self, deadline: float | None) -> bool:
         return True
 
-    def _wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
-        """Wait, lock held, until `ready`; an error when another thread closes the stream meanwhile."""
-        is_ready = ready()
-        if not is_ready and not self._closed and deadline != _AT_ONCE:
-            is_ready = self._driver.wait(lambda: self._closed or ready(), (self._socket,), deadline)
+    async def _wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        """Wait, lock held, until `ready`; an error when somebody else closes the stream meanwhile."""
+        if deadline == AT_ONCE or self._closed:
+            is_ready = ready()
+        else:
+            is_ready = await self._driver.wait(lambda: self._closed or ready(), (self._socket,), deadline)
         if self._closed:
             raise ConnectionReset(f"the stream to {self._name} was closed on this side")
         return is_ready
 
 
-class TlsStream(Stream):
+class AsyncTlsStream(AsyncStream):
     """TLS over another stream, which may be TLS itself (HTTPS proxies).
 
-    Locks, in the order in which they may nest: `_receiving` and `_sending` are held by the one thread that moves
-    ciphertext in, or out, and may wait for the network; `_session_lock` guards the session and is never held waiting.
+    In the order in which they may nest: `_receiving` and `_sending` are held by the one task that moves ciphertext in,
+    or out, and may wait for the network; `_session_lock` guards the session and is never held waiting.
     """
 
     def __init__(
-        self, lower: Stream, driver: Driver, ssl_context: SupportsWrapBio, server_hostname: str | None
+        self, lower: AsyncStream, driver: Driver, ssl_context: SupportsWrapBio, server_hostname: str | None
     ) -> None:
         self._lower = lower
         self._driver = driver
         self._name = lower._name
         self._session = TlsSession(ssl_context, server_hostname)
         self._session_lock = threading.Lock()
-        self._receiving = threading.Lock()
-        self._sending = threading.Lock()
+        self._receiving = Mutex(driver)
+        self._sending = Mutex(driver)
         self._unsent = memoryview(b"")  # ciphertext taken from the session; guarded by `_sending`
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._session.ssl_object.version()} over {self._lower!r}>"
+    def __str__(self) -> str:
+        return f"{self._session.ssl_object.version()} over {self._lower}"
 
     def close(self) -> None:
-        if self._sending.acquire(blocking=False):  # else a writer is stuck in the middle of a record
+        if self._sending.acquire_at_once():  # else a writer is stuck in the middle of a record
             try:
                 with self._session_lock:
                     self._session.shutdown()
                 with contextlib.suppress(OSError):
-                    self._send_ciphertext(_AT_ONCE)
+                    run(self._send_ciphertext(AT_ONCE))
             finally:
                 self._sending.release()
         self._lower.close()
@@ -352,10 +352,10 @@ class TlsStream(Stream):
             case "ssl_object":
                 return self._session.ssl_object
             case "is_readable":
-                return self._is_readable()
+                return run(self._is_readable())
         return self._lower.get_extra_info(info)
 
-    def _handshake(self, deadline: float | None) -> bool:
+    async def _handshake(self, deadline: float | None) -> bool:
         done = False
         while not done:
             try:
@@ -364,28 +364,30 @@ class TlsStream(Stream):
                 raise ConnectionReset(f"{self._name} ended the connection during the TLS handshake") from error
             except ssl.SSLError:
                 with contextlib.suppress(OSError):
-                    self._flush(_AT_ONCE)  # the alert tells the server why
+                    await self._flush(AT_ONCE)  # the alert tells the server why
                 raise
-            if not self._flush(deadline) or not (done or self._receive_ciphertext(deadline)):
+            if not await self._flush(deadline) or not (done or await self._receive_ciphertext(deadline)):
                 return False
         return True
 
-    def _receive(self, max_bytes: int, deadline: float | None) -> bytes | None:
-        with self._held(self._receiving, deadline) as held:
-            while held:
+    async def _receive(self, max_bytes: int, deadline: float | None) -> bytes | None:
+        if not await self._receiving.acquire(deadline):
+            return None
+        try:
+            while True:
                 with self._session_lock:
                     data = self._session.read(max_bytes)
                     reply_due = self._session.has_data_to_send
                 if reply_due:  # to a key update; at the latest it leaves with the next write, as RFC 8446 4.6.3 wants
                     with contextlib.suppress(OSError):
-                        self._flush(_AT_ONCE)
-                if data is not None:
+                        await self._flush(AT_ONCE)
+                if data is not None or not await self._receive_ciphertext(deadline):
                     return data
-                held = self._receive_ciphertext(deadline)
-        return None
+        finally:
+            self._receiving.release()
 
-    def _receive_ciphertext(self, deadline: float | None) -> bool:
-        data = self._lower._receive(_RECEIVE_SIZE, deadline)
+    async def _receive_ciphertext(self, deadline: float | None) -> bool:
+        data = await self._lower._receive(_RECEIVE_SIZE, deadline)
         if data is None:
             return False
         with self._session_lock:
@@ -395,20 +397,24 @@ class TlsStream(Stream):
                 self._session.receive_eof()
         return True
 
-    def _send(self, data: memoryview, deadline: float | None) -> int:
-        if not self._flush(deadline):
+    async def _send(self, data: memoryview, deadline: float | None) -> int:
+        if not await self._flush(deadline):
             return 0
         chunk = data[:_ENCRYPT_SIZE]
         with self._session_lock:
             self._session.write(chunk)
-        self._flush(deadline)  # what remains is the next call's first task
+        await self._flush(deadline)  # what remains is the next call's first task
         return len(chunk)
 
-    def _flush(self, deadline: float | None) -> bool:
-        with self._held(self._sending, deadline) as held:
-            return held and self._send_ciphertext(deadline) and self._lower._flush(deadline)
+    async def _flush(self, deadline: float | None) -> bool:
+        if not await self._sending.acquire(deadline):
+            return False
+        try:
+            return await self._send_ciphertext(deadline) and await self._lower._flush(deadline)
+        finally:
+            self._sending.release()
 
-    def _send_ciphertext(self, deadline: float | None) -> bool:
+    async def _send_ciphertext(self, deadline: float | None) -> bool:
         """Pass ciphertext on in the order of its records; `_sending` held."""
         while True:
             if not self._unsent:
@@ -416,33 +422,55 @@ class TlsStream(Stream):
                     self._unsent = memoryview(self._session.data_to_send())
                 if not self._unsent:
                     return True
-            sent = self._lower._send(self._unsent, deadline)
+            sent = await self._lower._send(self._unsent, deadline)
             if not sent:
                 return False
             self._unsent = self._unsent[sent:]
 
-    def _is_readable(self) -> bool:
+    async def _is_readable(self) -> bool:
         """Exact: what the network has delivered is decrypted first, for a session ticket is nothing to read."""
-        with self._held(self._receiving, _AT_ONCE) as held:
-            if not held:
-                return False  # another thread is reading: not idle
-            try:
-                while True:
-                    with self._session_lock:
-                        if self._session.poll():
-                            return True
-                    if not self._receive_ciphertext(_AT_ONCE):
-                        return False
-            except OSError:
-                return True
-
-    @contextlib.contextmanager
-    def _held(self, lock: threading.Lock, deadline: float | None) -> Iterator[bool]:
-        """Hold `lock` if it can be had before the deadline; yields whether it is."""
-        timeout = -1.0 if deadline is None else min(max(deadline - self._driver.now(), 0.0), threading.TIMEOUT_MAX)
-        held = lock.acquire(timeout=timeout) if timeout else lock.acquire(blocking=False)
+        if not await self._receiving.acquire(AT_ONCE):
+            return False  # somebody is reading: not idle
         try:
-            yield held
+            while True:
+                with self._session_lock:
+                    if self._session.poll():
+                        return True
+                if not await self._receive_ciphertext(AT_ONCE):
+                    return False
+        except OSError:
+            return True
         finally:
-            if held:
-                lock.release()
+            self._receiving.release()
+
+
+class SyncStream:
+    """A connected byte stream inside the tunnel, for threads: as `AsyncStream`, but its methods block."""
+
+    def __init__(self, stream: AsyncStream) -> None:
+        self._stream = stream
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._stream}>"
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """As `AsyncStream.read`."""
+        return run(self._stream.read(max_bytes, timeout))
+
+    def write(self, buffer: Buffer, timeout: float | None = None) -> None:
+        """As `AsyncStream.write`."""
+        run(self._stream.write(buffer, timeout))
+
+    def start_tls(
+        self, ssl_context: SupportsWrapBio, server_hostname: str | None = None, timeout: float | None = None
+    ) -> SyncStream:
+        """As `AsyncStream.start_tls`."""
+        return SyncStream(run(self._stream.start_tls(ssl_context, server_hostname, timeout)))
+
+    def close(self) -> None:
+        """Close the connection; does not wait for the other side. Threads that wait on the stream get an error."""
+        self._stream.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        """As `AsyncStream.get_extra_info`."""
+        return self._stream.get_extra_info(info)

@@ -1,77 +1,94 @@
-"""`Tunnel`: one WireGuard interface inside this process, for threads."""
+"""`Tunnel` and `AsyncTunnel`: one WireGuard interface inside this process, for threads and for event loops."""
 
 from __future__ import annotations
 
 import atexit
-import base64
-import logging
 import os
 import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from httpx_wireguard._config import Config
-from httpx_wireguard._connect import connect
-from httpx_wireguard._drivers import endpoints
-from httpx_wireguard._drivers.entropy import SystemEntropy
+from httpx_wireguard._drivers.loops import LoopDriver, LoopWaits, running_library
 from httpx_wireguard._drivers.sync import SyncDriver
-from httpx_wireguard._drivers.udp import UdpSockets
-from httpx_wireguard._engine import Engine, readable_endpoint
-from httpx_wireguard._errors import EndpointError, OperationTimeout, TunnelClosed, WireGuardError
-from httpx_wireguard._netstack.tcp import TcpConnection
-from httpx_wireguard._netstack.udp import UdpSocket
-from httpx_wireguard._resolver import Resolver, local_family
-from httpx_wireguard._sockets import Listener, UdpEndpoint
-from httpx_wireguard._streams import SyncStream, TcpOptions
-from httpx_wireguard._wireguard.peer import Peer
+from httpx_wireguard._errors import TunnelClosed, WireGuardError
+from httpx_wireguard._interface import DriverFactory, Interface, PeerStats, TunnelOptions, TunnelStats
+from httpx_wireguard._sockets import AsyncListener, AsyncUdpEndpoint, Listener, UdpEndpoint
+from httpx_wireguard._streams import AsyncTcpStream, SyncStream
+from httpx_wireguard._waiting import Driver, run
 
-_log = logging.getLogger("httpx_wireguard.tunnel")
-_running: weakref.WeakSet[Tunnel] = weakref.WeakSet()
+__all__ = ["AsyncTunnel", "PeerStats", "Tunnel", "TunnelStats"]
+
+_running: weakref.WeakSet[_Lifecycle] = weakref.WeakSet()
 
 
-@dataclass(frozen=True, slots=True)
-class PeerStats:
-    """One peer, as `wg show` would tell it.
+class _Lifecycle:
+    """Configuration, start and end: what both kinds of tunnel share."""
 
-    Attributes:
-        public_key: base64.
-        endpoint: "host:port" where datagrams go now, or None.
-        handshake_age: seconds since the last completed handshake, or None.
-        received_bytes, sent_bytes: UDP payload of authentic messages.
-        initiations_sent, responses_received: handshake messages.
-        drops: what was dropped, by reason.
-    """
+    def __init__(
+        self,
+        conf: str | os.PathLike[str] | Config,
+        dns: Sequence[str] | Literal["system"] | None,
+        udp_host: str | None,
+        udp_offload: bool,
+    ) -> None:
+        self._interface: Interface | None = None
+        self._closed: WireGuardError | None = None
+        self.config = conf if isinstance(conf, Config) else Config.from_file(conf)
+        if dns is not None and dns != "system":
+            self.config = replace(self.config, dns=dns)  # type: ignore[arg-type]  # Config takes text too
+        self._options = TunnelOptions(udp_host, udp_offload, system_dns=dns == "system")
+        self._start_lock = threading.Lock()
 
-    public_key: str
-    endpoint: str | None
-    handshake_age: float | None
-    received_bytes: int
-    sent_bytes: int
-    initiations_sent: int
-    responses_received: int
-    drops: dict[str, int]
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "running" if self._interface else "not started"
+        addresses = ", ".join(str(address) for address in self.config.address)
+        return f"<{type(self).__name__} {addresses} {state}>"
+
+    def __del__(self, warn: Any = warnings.warn) -> None:
+        if self._interface is not None and self._closed is None:
+            warn(f"unclosed {self!r}; use it in a with block, or close it", ResourceWarning, source=self)
+            self._interface.driver.close_soon()
+
+    def _start(self, make_driver: DriverFactory) -> Interface:
+        """The interface, started if need be."""
+        with self._start_lock:
+            if self._closed is not None:
+                raise self._closed
+            if self._interface is None:
+                self._interface = Interface(self.config, make_driver, self._options)
+                _running.add(self)
+            return self._interface
+
+    def _end(self) -> None:
+        with self._start_lock:
+            self._closed = self._closed or TunnelClosed("the tunnel is closed; open a new one")
+            interface = self._interface
+        _running.discard(self)
+        if interface is not None:
+            interface.driver.close(self._closed)
+
+    def _abandon(self) -> None:
+        """In a forked child: the tunnel stays the parent's."""
+        self._start_lock = threading.Lock()
+        self._closed = TunnelClosed(
+            "this process was forked from the one that started the tunnel, and two processes must not use the keys of "
+            "one session; open a tunnel of its own after the fork"
+        )
+        if self._interface is not None:
+            self._interface.driver.abandon(self._closed)
+
+    def stats(self) -> TunnelStats:
+        """Counters as they stand now; zeros before the start."""
+        interface = self._interface
+        return TunnelStats((), 0, {}) if interface is None else interface.stats()
 
 
-@dataclass(frozen=True, slots=True)
-class TunnelStats:
-    """Counters of a tunnel.
-
-    Attributes:
-        peers: in the order of the configuration.
-        connections: TCP connections in any state but CLOSED.
-        drops: packets and datagrams thrown away, by reason.
-    """
-
-    peers: tuple[PeerStats, ...]
-    connections: int
-    drops: dict[str, int]
-
-
-class Tunnel:
-    """One WireGuard interface inside this process. Thread-safe; share it between clients.
+class Tunnel(_Lifecycle):
+    """One WireGuard interface inside this process. Thread-safe; share it between clients, asynchronous ones too.
 
     It starts with `with`, `start()` or the first connection: the endpoints' names are resolved (the only thing ever
     asked of the host's own network), the UDP socket is opened and the handshake begins.
@@ -96,20 +113,7 @@ class Tunnel:
         Raises:
             ConfigError: the configuration cannot work.
         """
-        self._driver: SyncDriver | None = None
-        self._closed: WireGuardError | None = None
-        self.config = conf if isinstance(conf, Config) else Config.from_file(conf)
-        self._system_dns = dns == "system"
-        if dns is not None and not self._system_dns:
-            self.config = replace(self.config, dns=dns)  # type: ignore[arg-type]  # Config takes text too
-        self._udp_host = udp_host
-        self._udp_offload = udp_offload
-        self._start_lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else "running" if self._driver else "not started"
-        addresses = ", ".join(str(address) for address in self.config.address)
-        return f"<Tunnel {addresses} {state}>"
+        super().__init__(conf, dns, udp_host, udp_offload)
 
     # -- life
 
@@ -120,11 +124,6 @@ class Tunnel:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def __del__(self, warn: Any = warnings.warn) -> None:
-        if self._driver is not None and self._closed is None:
-            warn(f"unclosed {self!r}; use it in a with block, or close it", ResourceWarning, source=self)
-            self._driver.close_soon()
-
     def start(self) -> None:
         """Resolve the endpoints, open the socket, begin the handshake; does not wait for its end. Idempotent.
 
@@ -132,7 +131,8 @@ class Tunnel:
             EndpointError: an endpoint's name does not resolve, or no UDP socket can be had.
             TunnelClosed: it was closed.
         """
-        self._running_driver()
+        interface, driver = self._running()
+        run(interface.endpoints_found(driver, None))
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait for a session with every peer that has an endpoint.
@@ -140,105 +140,21 @@ class Tunnel:
         Raises:
             HandshakeTimeout, HandshakeFailed, EndpointUnreachable: there is none after `timeout` seconds, and why.
         """
-        driver = self._running_driver()
-        deadline = None if timeout is None else driver.now() + timeout
-        with driver.lock:
-            device = driver.engine.device
-            peers = [peer for peer in device.peers if peer.endpoint is not None]
-            for peer in peers:
-                device.initiate(peer, driver.now())
-            driver.pump()
-            driver.wait(lambda: all(peer.has_session(driver.now()) for peer in peers), (), deadline)
-            for peer in peers:
-                if not peer.has_session(driver.now()):
-                    raise driver.engine.explain(peer, driver.now())
+        interface, driver = self._running()
+        run(interface.wait_ready(driver, timeout))
 
     def close(self) -> None:
         """Reset the connections, wake every waiter with `TunnelClosed`, forget the keys. Idempotent, never blocks
         for longer than a second."""
-        with self._start_lock:
-            self._closed = self._closed or TunnelClosed("the tunnel is closed; open a new one")
-            driver = self._driver
-        _running.discard(self)
-        if driver is not None:
-            driver.close(self._closed)
+        self._end()
 
-    def _running_driver(self) -> SyncDriver:
-        """The driver, started if need be."""
-        driver = self._driver
-        if driver is not None and self._closed is None:
-            return driver
-        with self._start_lock:
-            if self._closed is not None:
-                raise self._closed
-            if self._driver is None:
-                self._driver = self._start_driver()
-                _running.add(self)
-            return self._driver
-
-    def _start_driver(self) -> SyncDriver:
-        endpoints.space_out(self.config)
-        sockets = UdpSockets(self._udp_host, self.config.listen_port, offload=self._udp_offload)
-        try:
-            candidates = {
-                peer.public_key: endpoints.resolve(peer.endpoint) for peer in self.config.peers if peer.endpoint
-            }
-            capacity = endpoints.open_sockets(sockets, candidates.values())
-            engine = Engine(self.config, SystemEntropy(), socket_capacity=capacity)
-        except BaseException:
-            sockets.close()
-            raise
-        look_again = weakref.WeakMethod(self._look_again)
-        driver = SyncDriver(engine, sockets, lambda peer: (look_again() or _ignore)(peer))
-        with driver.lock:
-            for peer in engine.device.peers:
-                found = candidates.get(peer.public_key)
-                if found:
-                    peer.endpoint = found[0]
-                    driver.race(peer, found[1:])
-                    engine.device.initiate(peer, driver.now())
-            driver.pump()
-        driver.start()
-        self._resolver = Resolver(
-            driver,
-            _Network(driver),
-            [str(server) for server in self.config.dns],
-            self.config.dns_search,
-            sorted({address.version for address in self.config.address}),
-            system=self._system_dns,
-        )
-        return driver
-
-    def _look_again(self, peer: Peer) -> None:
-        """A silent peer: its endpoint's name may have moved (dynamic DNS, a fail-over). The driver's lock is held."""
-        if peer.config.endpoint is not None and not endpoints.is_address(peer.config.endpoint.host):
-            threading.Thread(target=self._move_endpoint, args=(peer,), name="httpx-wireguard-dns", daemon=True).start()
-
-    def _move_endpoint(self, peer: Peer) -> None:
-        driver = self._driver
-        if driver is None or peer.config.endpoint is None:
-            return
-        try:
-            found = endpoints.resolve(peer.config.endpoint)
-        except EndpointError as error:
-            _log.warning("%s", error)
-            return
-        with driver.lock:
-            if peer.endpoint not in found and self._closed is None:
-                _log.warning("Endpoint = %s is at %s now", peer.config.endpoint, readable_endpoint(found[0]))
-                peer.endpoint = found[0]
-                driver.race(peer, found[1:])
-                driver.pump()
-
-    def _abandon(self) -> None:
-        """In a forked child: the tunnel stays the parent's."""
-        self._start_lock = threading.Lock()
-        self._closed = TunnelClosed(
-            "this process was forked from the one that started the tunnel, and two processes must not use the keys of "
-            "one session; open a tunnel of its own after the fork"
-        )
-        if self._driver is not None:
-            self._driver.abandon(self._closed)
+    def _running(self) -> tuple[Interface, SyncDriver]:
+        interface = self._interface
+        if interface is None or self._closed is not None:
+            interface = self._start(SyncDriver)
+        driver = interface.driver
+        assert isinstance(driver, SyncDriver)
+        return interface, driver
 
     # -- connections
 
@@ -260,126 +176,183 @@ class Tunnel:
         Raises:
             OSError: every error of `httpx_wireguard` that can occur here is one; the text tells the cause.
         """
-        driver = self._running_driver()
-        deadline = None if timeout is None else driver.now() + timeout
-        version = None
-        source = None
-        if local_address is not None:
-            version = local_family(local_address)
-            source = local_address if local_address not in ("0.0.0.0", "::") else None
-        options = TcpOptions.from_socket_options(socket_options)
-
-        def open_tcp(remote: tuple[str, int], now: float) -> TcpConnection:
-            connection = driver.engine.open_tcp(remote, now, source)
-            _apply(options, connection, now)
-            return connection
-
-        return connect(driver, self._resolver, host, port, deadline, open_tcp, version)
+        interface, driver = self._running()
+        return SyncStream(run(interface.connect_tcp(driver, host, port, timeout, local_address, socket_options)))
 
     def listen_tcp(self, port: int, backlog: int = 128) -> Listener:
         """Accept connections inside the tunnel on `port` of all the interface's addresses; 0 picks a free one."""
-        driver = self._running_driver()
-        with driver.lock:
-            return Listener(driver, driver.engine.listen_tcp(port, backlog))
+        interface, driver = self._running()
+        return Listener(run(interface.listen_tcp(driver, port, backlog)))
 
     def open_udp(self, local_port: int = 0, remote: tuple[str, int] | None = None) -> UdpEndpoint:
         """A UDP socket inside the tunnel; with a `remote` (IP address, port) it sends there and hears nobody else."""
-        driver = self._running_driver()
-        with driver.lock:
-            return UdpEndpoint(driver, driver.engine.open_udp(local_port, remote))
+        interface, driver = self._running()
+        return UdpEndpoint(run(interface.open_udp(driver, local_port, remote)))
 
     def resolve(self, host: str, timeout: float | None = None) -> tuple[str, ...]:
         """All addresses of a host name by the tunnel's own DNS servers, in the order in which they are tried."""
-        driver = self._running_driver()
-        return self._resolver.resolve(host, None if timeout is None else driver.now() + timeout)
+        interface, driver = self._running()
+        return run(interface.resolve(driver, host, timeout))
 
     def ping(self, address: str, timeout: float | None = 5.0, size: int = 56) -> float:
         """Send one echo request to an IP address and wait for the reply; returns the round trip in seconds."""
-        driver = self._running_driver()
-        with driver.lock:
-            sent = driver.now()
-            deadline = None if timeout is None else sent + timeout
-            ping = driver.engine.open_ping(address)
-            try:
-                ping.send(1, bytes(size), sent)
-                driver.pump()
-                if not driver.wait(lambda: ping.readable, (ping,), deadline):
-                    silence = driver.engine.explain_silence(address, driver.now())
-                    raise silence or OperationTimeout(f"ping {address}: no reply within {timeout:g} s")
-                ping.receive(driver.now())
-                return driver.now() - sent
-            finally:
-                ping.close(driver.now())
-                driver.pump()
-
-    # -- watching
+        interface, driver = self._running()
+        return run(interface.ping(driver, address, timeout, size))
 
     @property
     def listen_port(self) -> int:
         """The UDP port on which peers reach this tunnel; starts it."""
-        return next(iter(self._running_driver().sockets)).port
+        return self._running()[0].listen_port
+
+
+class AsyncTunnel(_Lifecycle):
+    """As `Tunnel`, for asyncio and trio: it runs inside the event loop, without a thread.
+
+    It starts with `async with`, `start()` or the first connection, and belongs to that event loop. When the loop has
+    ended, the next use starts it anew; while the loop runs, another one gets an error. Made from a running `Tunnel` it
+    is that tunnel's asynchronous face: for any number of loops, next to any number of threads; `aclose` leaves the
+    tunnel alone.
+    """
+
+    def __init__(
+        self,
+        conf: str | os.PathLike[str] | Config | Tunnel,
+        *,
+        dns: Sequence[str] | Literal["system"] | None = None,
+        udp_host: str | None = None,
+        udp_offload: bool = True,
+    ) -> None:
+        """
+        Args:
+            conf: path of a wg-quick file, a `Config`, or a `Tunnel` to share.
+            dns, udp_host, udp_offload: as for `Tunnel`.
+
+        Raises:
+            ConfigError: the configuration cannot work.
+            TypeError: an option was given that belongs to the `Tunnel` shared.
+        """
+        self._interface = None
+        self._shared = conf if isinstance(conf, Tunnel) else None
+        if self._shared is not None and (dns is not None or udp_host is not None or not udp_offload):
+            raise TypeError(
+                "dns=, udp_host= and udp_offload= belong to the Tunnel that is shared: pass them to Tunnel()"
+            )
+        super().__init__(conf.config if isinstance(conf, Tunnel) else conf, dns, udp_host, udp_offload)
+        self._waits: LoopWaits | None = None
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def start(self) -> None:
+        """As `Tunnel.start`."""
+        interface, driver = self._running()
+        await interface.endpoints_found(driver, None)
+
+    async def wait_ready(self, timeout: float | None = None) -> None:
+        """As `Tunnel.wait_ready`."""
+        interface, driver = self._running()
+        await interface.wait_ready(driver, timeout)
+
+    async def aclose(self) -> None:
+        """Reset the connections, wake every waiter with `TunnelClosed`, forget the keys. Idempotent; waits for
+        nothing, and may be called from any task."""
+        self.close()
+
+    def close(self) -> None:
+        """`aclose` without `await`."""
+        self._end()
 
     def stats(self) -> TunnelStats:
         """Counters as they stand now; zeros before the start."""
-        driver = self._driver
-        if driver is None:
-            return TunnelStats((), 0, {})
-        with driver.lock:
-            engine, now = driver.engine, driver.now()
-            return TunnelStats(
-                tuple(_peer_stats(peer, now) for peer in engine.device.peers),
-                engine.stack.connection_count,
-                dict(engine.stack.drops + engine.device.drops),
-            )
+        return super().stats() if self._shared is None else self._shared.stats()
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port on which peers reach this tunnel; starts it."""
+        return self._running()[0].listen_port
+
+    def _running(self) -> tuple[Interface, Driver]:
+        """The interface, started if need be, and the driver to wait with."""
+        if self._shared is not None:
+            if self._closed is not None:
+                raise self._closed
+            interface, _ = self._shared._running()
+        else:
+            interface = self._own_interface()
+        if self._waits is None or self._waits.driver is not interface.driver:
+            self._waits = LoopWaits(interface.driver)
+        return interface, self._waits
+
+    def _own_interface(self) -> Interface:
+        interface = self._interface
+        if interface is not None and self._closed is None:
+            driver = interface.driver
+            if not isinstance(driver, LoopDriver) or driver.serves():
+                return interface
+            self._interface = None  # its loop has ended
+        try:
+            return self._start(_loop_driver())
+        except NotImplementedError:
+            return self._start(SyncDriver)
+
+    # -- connections
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> AsyncTcpStream:
+        """As `Tunnel.connect_tcp`. Cancelled, it leaves nothing behind but the handshake, which others may wait for."""
+        interface, driver = self._running()
+        return await interface.connect_tcp(driver, host, port, timeout, local_address, socket_options)
+
+    async def listen_tcp(self, port: int, backlog: int = 128) -> AsyncListener:
+        """As `Tunnel.listen_tcp`."""
+        interface, driver = self._running()
+        return await interface.listen_tcp(driver, port, backlog)
+
+    async def open_udp(self, local_port: int = 0, remote: tuple[str, int] | None = None) -> AsyncUdpEndpoint:
+        """As `Tunnel.open_udp`."""
+        interface, driver = self._running()
+        return await interface.open_udp(driver, local_port, remote)
+
+    async def resolve(self, host: str, timeout: float | None = None) -> tuple[str, ...]:
+        """As `Tunnel.resolve`."""
+        interface, driver = self._running()
+        return await interface.resolve(driver, host, timeout)
+
+    async def ping(self, address: str, timeout: float | None = 5.0, size: int = 56) -> float:
+        """As `Tunnel.ping`."""
+        interface, driver = self._running()
+        return await interface.ping(driver, address, timeout, size)
 
 
-class _Network:
-    """The engine as the resolver wants it; the driver's lock is held."""
+def _loop_driver() -> DriverFactory:
+    """The driver for the event loop that is running."""
+    if running_library() == "trio":
+        from httpx_wireguard._drivers.trio import TrioDriver
 
-    def __init__(self, driver: SyncDriver) -> None:
-        self._driver = driver
+        return TrioDriver
+    from httpx_wireguard._drivers.asyncio import AsyncioDriver
 
-    def open_udp(self, remote: tuple[str, int], now: float) -> UdpSocket:
-        return self._driver.engine.open_udp(0, remote)
-
-    def open_tcp(self, remote: tuple[str, int], now: float) -> TcpConnection:
-        return self._driver.engine.open_tcp(remote, now)
-
-    def diagnose(self, address: str) -> WireGuardError | None:
-        return self._driver.engine.explain_silence(address, self._driver.now())
-
-
-def _ignore(peer: Peer) -> None:
-    """The tunnel is being collected."""
-
-
-def _apply(options: TcpOptions, connection: TcpConnection, now: float) -> None:
-    connection.sender.nagle = not options.no_delay
-    if options.keepalive:
-        # RFC 9293 MUST-28 and Linux' defaults: two hours, 75 s, nine probes
-        idle, interval = options.keepalive_idle or 7200, options.keepalive_interval or 75
-        connection.set_keepalive(idle, interval, options.keepalive_count or 9, now)
-
-
-def _peer_stats(peer: Peer, now: float) -> PeerStats:
-    return PeerStats(
-        public_key=base64.b64encode(peer.public_key).decode(),
-        endpoint=readable_endpoint(peer.endpoint) if peer.endpoint else None,
-        handshake_age=None if peer.last_handshake is None else now - peer.last_handshake,
-        received_bytes=peer.received_bytes,
-        sent_bytes=peer.sent_bytes,
-        initiations_sent=peer.initiations_sent,
-        responses_received=peer.responses_received,
-        drops={str(reason): count for reason, count in peer.drops.items()},
-    )
+    return AsyncioDriver
 
 
 def _close_all() -> None:
-    drivers = [tunnel._driver for tunnel in list(_running) if tunnel._driver is not None]
+    drivers = [tunnel._interface.driver for tunnel in list(_running) if tunnel._interface is not None]
     for driver in drivers:
         driver.prepare_exit()
     for driver in drivers:
-        driver.close()
+        driver.close(TunnelClosed("the interpreter ends"))
 
 
 def _abandon_all() -> None:

@@ -25,7 +25,7 @@ import dns.rdatatype
 import dns.rrset
 
 from httpx_wireguard._config import Config, PeerConfig
-from httpx_wireguard._streams import Stream
+from httpx_wireguard._streams import SyncStream
 from httpx_wireguard._tunnel import Tunnel
 from httpx_wireguard._wireguard.crypto import PrivateKey
 
@@ -37,7 +37,7 @@ _DNS_UDP_LIMIT = 512  # bytes of an answer without EDNS; RFC 1035 4.2.1
 _TTL = 60  # seconds
 _READ_SIZE = 65536
 
-Server = Callable[[Stream], None]
+Server = Callable[[SyncStream], None]
 
 
 class WireGuardPeer:
@@ -138,7 +138,7 @@ class WireGuardPeer:
             while True:
                 _spawn(self._serve_stream, listener.accept(), serve)
 
-    def _serve_stream(self, stream: Stream, serve: Server) -> None:
+    def _serve_stream(self, stream: SyncStream, serve: Server) -> None:
         try:
             with contextlib.suppress(OSError):
                 serve(stream)
@@ -146,7 +146,7 @@ class WireGuardPeer:
             with contextlib.suppress(OSError):
                 stream.close()
 
-    def _serve_http(self, stream: Stream) -> None:
+    def _serve_http(self, stream: SyncStream) -> None:
         _StreamRequest(stream, self._handler)
 
     # -- DNS
@@ -159,7 +159,7 @@ class WireGuardPeer:
                 if reply is not None:
                     sock.send(reply, source)
 
-    def _serve_dns_tcp(self, stream: Stream) -> None:
+    def _serve_dns_tcp(self, stream: SyncStream) -> None:
         reader = io.BufferedReader(_StreamReader(stream))
         while length := reader.read(2):
             reply = self._answer(reader.read(int.from_bytes(length, "big")), limited=False)
@@ -261,7 +261,7 @@ def body(size: int) -> bytes:
 class _StreamReader(io.RawIOBase):
     """A stream as the raw file under an `io.BufferedReader`."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: SyncStream) -> None:
         self._stream = stream
 
     def readable(self) -> bool:
@@ -276,7 +276,7 @@ class _StreamReader(io.RawIOBase):
 class _StreamRequest:
     """One connection, handed to an `http.server` handler, which wants `makefile` and little else of a socket."""
 
-    def __init__(self, stream: Stream, handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(self, stream: SyncStream, handler: type[BaseHTTPRequestHandler]) -> None:
         self._stream = stream
         handler(self, stream.get_extra_info("server_addr"), None)  # type: ignore[arg-type]  # not a socket, and no server
 

@@ -11,24 +11,28 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from httpx_wireguard._connect import connect
+from httpx_wireguard._connect import connect, resolve
 from httpx_wireguard._errors import ConnectionReset, TunnelClosed, WireGuardError
 from httpx_wireguard._resolver import Resolver, local_family
-from httpx_wireguard._streams import Driver, SyncStream, TcpOptions
+from httpx_wireguard._streams import SyncStream, TcpOptions
+from httpx_wireguard._waiting import Driver, run
 
 Address = tuple[str, int]
+Datagram = tuple[bytes, Address] | tuple[bytes, Address, float]  # with its source, and the seconds that it takes
 
 
 class MemoryDriver:
-    """Waits on one condition that every `pump` notifies."""
+    """Waits, without ever suspending, on one condition that every `pump` and `wake` notifies."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.closed = False
         self.waiting = 0
+        self._keys: list[Sequence[Hashable]] = []
         self._changed = threading.Condition(self.lock)
 
     def now(self) -> float:
@@ -40,7 +44,12 @@ class MemoryDriver:
     def catch_up(self) -> None:
         pass
 
-    def wait(self, ready: Callable[[], bool], sockets: Sequence[Any], deadline: float | None) -> bool:
+    def wake(self, key: Hashable) -> None:
+        if any(key in keys for keys in self._keys):
+            self._changed.notify_all()
+
+    async def wait(self, ready: Callable[[], bool], keys: Sequence[Hashable], deadline: float | None) -> bool:
+        self._keys.append(keys)
         self.waiting += 1
         self._changed.notify_all()
         try:
@@ -54,6 +63,7 @@ class MemoryDriver:
             return True
         finally:
             self.waiting -= 1
+            self._keys.remove(keys)
 
     def until_waiting(self, count: int = 1) -> None:
         """Return as soon as that many threads wait."""
@@ -89,7 +99,11 @@ class VirtualDriver:
     def at(self, moment: float, event: Callable[[], object]) -> None:
         heapq.heappush(self._events, (moment, next(self._order), event))
 
-    def wait(self, ready: Callable[[], bool], sockets: Sequence[Any], deadline: float | None) -> bool:
+    def wake(self, key: Hashable) -> None:
+        pass
+
+    async def wait(self, ready: Callable[[], bool], keys: Sequence[Hashable], deadline: float | None) -> bool:
+        assert self.lock.locked()
         while not ready():
             if self._events and (deadline is None or self._events[0][0] <= deadline):
                 moment, _, event = heapq.heappop(self._events)
@@ -100,6 +114,36 @@ class VirtualDriver:
                 self.time = max(self.time, deadline)
                 return ready()
         return True
+
+
+class WatchfulDriver(VirtualDriver):
+    """A `VirtualDriver` that looks at how `wait` is used, and may have the k-th call end with an exception.
+
+    Attributes:
+        tunnel: whose sockets all have to be waited for.
+        waits: calls so far.
+        interrupt_at: the call that ends with `interruption`; the sign tells whether before or after the wait.
+    """
+
+    def __init__(self, interrupt_at: int = 0, interruption: BaseException | None = None) -> None:
+        super().__init__()
+        self.tunnel: MemoryTunnel | None = None
+        self.waits = 0
+        self.interrupt_at = interrupt_at
+        self.interruption = interruption
+
+    async def wait(self, ready: Callable[[], bool], keys: Sequence[Hashable], deadline: float | None) -> bool:
+        self.waits += 1
+        assert not ready(), "a wait for what is there"
+        assert deadline is None or deadline > self.time, "a wait for what is due"
+        assert self.tunnel is not None
+        assert set(self.tunnel.open_sockets) <= set(keys), "a socket whose change would wake nobody"
+        if self.waits == -self.interrupt_at and self.interruption is not None:
+            raise self.interruption
+        done = await super().wait(ready, keys, deadline)
+        if self.waits == self.interrupt_at and self.interruption is not None:
+            raise self.interruption
+        return done
 
 
 class MemorySocket:
@@ -169,24 +213,36 @@ def socket_pair(capacity: int = 65_536) -> tuple[MemorySocket, MemorySocket]:
 
 
 class MemoryUdpSocket:
-    """A connected UDP socket whose datagrams a function answers on the spot."""
+    """A connected UDP socket whose datagrams a function answers, on the spot or later."""
 
-    def __init__(
-        self, server: Callable[[bytes], Iterable[tuple[bytes, Address]]], error: WireGuardError | None
-    ) -> None:
-        self._server = server
+    def __init__(self, tunnel: MemoryTunnel, remote: Address) -> None:
+        self._tunnel = tunnel
+        self._server: Callable[[bytes], Iterable[Datagram]] = tunnel.udp.get(remote, lambda data: ())
         self._inbox: deque[tuple[bytes, Address]] = deque()
-        self.error = error
+        self.remote = remote
+        self.error = tunnel.udp_errors.get(remote)
         self.closed = False
 
     @property
     def readable(self) -> bool:
-        return bool(self._inbox)
+        return bool(self._inbox) or self.error is not None
 
     def send(self, data: bytes, now: float) -> None:
-        self._inbox.extend(self._server(data))
+        assert not self.closed
+        for datagram in self._server(data):
+            answer = datagram[:2]
+            if len(datagram) == 3:
+                self._tunnel.later(now + datagram[2], partial(self._arrive, answer))
+            else:
+                self._arrive(answer)
+
+    def _arrive(self, datagram: tuple[bytes, Address]) -> None:
+        if not self.closed:
+            self._inbox.append(datagram)
 
     def receive(self, now: float) -> tuple[bytes, Address] | None:
+        if not self._inbox and self.error is not None:
+            raise self.error
         return self._inbox.popleft() if self._inbox else None
 
     def close(self, now: float) -> None:
@@ -203,7 +259,8 @@ class MemoryTunnel:
         tcp: what happens to a SYN for an address and port: a function gets the server's end, in a thread of its own
             under a `MemoryDriver`; an error is the failure; None is silence.
         delays: seconds until the answer to the SYN, for a `VirtualDriver`.
-        udp: the function that answers datagrams for an address and port.
+        udp: the function that answers datagrams for an address and port; answers that take time need a
+            `VirtualDriver`.
         problems: what `diagnose` says of an address.
     """
 
@@ -211,7 +268,7 @@ class MemoryTunnel:
         self.driver = driver
         self.tcp: dict[Address, TcpBehaviour] = {}
         self.delays: dict[Address, float] = {}
-        self.udp: dict[Address, Callable[[bytes], Iterable[tuple[bytes, Address]]]] = {}
+        self.udp: dict[Address, Callable[[bytes], Iterable[Datagram]]] = {}
         self.udp_errors: dict[Address, WireGuardError] = {}
         self.problems: dict[str, WireGuardError] = {}
         self.opened: list[tuple[float, str]] = []
@@ -220,28 +277,47 @@ class MemoryTunnel:
         self.connects: list[dict[str, Any]] = []
         self.started = 0
         self.closed = 0
-        self.resolver = Resolver(driver, self, dns, **resolver_arguments)
+        self.resolver = Resolver(self, dns, **resolver_arguments)
 
     def open_udp(self, remote: Address, now: float) -> MemoryUdpSocket:
-        sock = MemoryUdpSocket(self.udp.get(remote, lambda data: ()), self.udp_errors.get(remote))
+        assert self.driver.lock.locked()
+        sock = MemoryUdpSocket(self, remote)
         self.udp_sockets.append(sock)
         return sock
 
     def open_tcp(self, remote: Address, now: float) -> MemorySocket:
+        assert self.driver.lock.locked()
         self.opened.append((now, remote[0]))
         sock = MemorySocket(("10.0.0.2", 40_000 + len(self.sockets)), remote)
         self.sockets.append(sock)
         behaviour = self.tcp.get(remote)
-        if remote in self.delays and isinstance(self.driver, VirtualDriver):
-            self.driver.at(now + self.delays[remote], lambda: self._answer(sock, behaviour))
+        if remote in self.delays:
+            self.later(now + self.delays[remote], lambda: self._answer(sock, behaviour))
         else:
             self._answer(sock, behaviour)
         return sock
 
-    def diagnose(self, address: str) -> WireGuardError | None:
+    def diagnose(self, address: str, now: float) -> WireGuardError | None:
+        assert self.driver.lock.locked()
         return self.problems.get(address)
 
+    def wake_later(self, key: Hashable) -> None:
+        with self.driver.lock:
+            self.driver.wake(key)
+
+    def later(self, moment: float, event: Callable[[], object]) -> None:
+        assert isinstance(self.driver, VirtualDriver), "only virtual time has delays"
+        self.driver.at(moment, event)
+
+    @property
+    def open_sockets(self) -> list[MemorySocket | MemoryUdpSocket]:
+        """Those that nobody gave back."""
+        sockets: list[MemorySocket | MemoryUdpSocket] = [*self.udp_sockets, *self.sockets]
+        return [sock for sock in sockets if not sock.closed]
+
     def _answer(self, sock: MemorySocket, behaviour: TcpBehaviour) -> None:
+        if sock.closed:
+            return
         if isinstance(behaviour, WireGuardError):
             sock.fail(behaviour)
         elif behaviour is not None:
@@ -265,7 +341,10 @@ class MemoryTunnel:
         )
         deadline = None if timeout is None else self.driver.now() + timeout
         version = local_family(local_address)
-        return connect(self.driver, self.resolver, host, port, deadline, self.open_tcp, version)
+        return SyncStream(run(connect(self.driver, self.resolver, host, port, deadline, self.open_tcp, version)))
+
+    def resolve(self, host: str, deadline: float | None = None, version: int | None = None) -> tuple[str, ...]:
+        return run(resolve(self.driver, self.resolver, host, deadline, version))
 
     def start(self) -> None:
         self.started += 1

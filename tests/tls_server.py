@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ssl
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,9 +21,17 @@ from httpx_wireguard._streams import SyncStream
 T = TypeVar("T")
 
 
-@cache
+_making = threading.Lock()
+
+
 def certificate() -> tuple[bytes, bytes]:
-    """A self-signed certificate for server.test, and its key, as PEM."""
+    """A self-signed certificate for server.test, and its key, as PEM: the same for both ends, which ask at once."""
+    with _making:
+        return _certificate()
+
+
+@cache
+def _certificate() -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server.test")])
     now = datetime.datetime.now(datetime.UTC)

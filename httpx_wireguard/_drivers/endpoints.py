@@ -8,7 +8,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from httpx_wireguard._config import Config, Endpoint
@@ -37,17 +37,19 @@ def resolve(endpoint: Endpoint) -> list[tuple[Any, ...]]:
     return [entry[4] for entry in found]
 
 
-def open_sockets(sockets: UdpSockets, candidates: Iterable[list[tuple[Any, ...]]]) -> int:
-    """Open the families that the peers need, or both to be found by them; returns the smallest buffer's bytes."""
-    for found in candidates:
-        for address in list(found):
-            try:
-                sockets.for_endpoint(address)
-            except EndpointError:
-                found.remove(address)
-                if not found:
-                    raise
-    if not list(sockets):
+def open_sockets(sockets: UdpSockets, endpoints: Collection[Endpoint]) -> int:
+    """Open a socket for each IP version that the endpoints need: both where there is a name, or no endpoint at all.
+
+    Returns:
+        Bytes that the smallest receive buffer holds.
+
+    Raises:
+        EndpointError: there is no socket for an endpoint, or none at all.
+    """
+    if endpoints and all(is_address(endpoint.host) for endpoint in endpoints):
+        for endpoint in endpoints:
+            sockets.open(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
+    else:
         for family in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(EndpointError):
                 sockets.open(family)
@@ -56,8 +58,8 @@ def open_sockets(sockets: UdpSockets, candidates: Iterable[list[tuple[Any, ...]]
     return min(one.capacity for one in sockets)
 
 
-def space_out(config: Config) -> None:
-    """Two tunnels with one key, one after the other: wait until the server will hear the second one's initiation.
+def space_out(config: Config) -> float:
+    """Two tunnels with one key, one after the other: seconds to wait until the server will hear the second one.
 
     A responder ignores an initiation that comes within 20 ms of the last one of the same key, and our timestamps have a
     grain of 17 ms; the next try would only come after REKEY_TIMEOUT, 5 s later.
@@ -68,4 +70,4 @@ def space_out(config: Config) -> None:
             del _last_starts[old]
         start = max(now, _last_starts.get(mark, -math.inf) + _START_SPACING)
         _last_starts[mark] = start
-    time.sleep(start - now)
+    return start - now

@@ -18,19 +18,17 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
+from httpx_wireguard._drivers.base import BaseDriver
+from httpx_wireguard._drivers.base import Waiter as LoopWaiter
 from httpx_wireguard._drivers.udp import UdpSocket, UdpSockets
 from httpx_wireguard._engine import Engine
-from httpx_wireguard._errors import WireGuardError
-from httpx_wireguard._netstack.stack import Socket
+from httpx_wireguard._errors import TunnelClosed, WireGuardError
 from httpx_wireguard._wireguard.peer import Peer
 
 GRACE = 0.001  # seconds that the thread leaves to a caller who will be back at once, as in a loop of small requests
 LONGEST_WATCH = 0.032  # seconds between the thread's looks while callers drive; doubles from GRACE
-READS_PER_STEP = 8  # coalesced reads before timers and sends get their turn
-FRESH = 0.0005  # seconds for which "nothing was waiting" is believed by `catch_up`
 
 _log = logging.getLogger("httpx_wireguard.driver")
 
@@ -86,50 +84,24 @@ class _WakeUp:
         self._writer.close()
 
 
-class SyncDriver:
-    """Owns the UDP sockets, the clock, the lock and the wake-ups of one engine.
-
-    `lock` guards the engine, its sockets and everything here; methods marked *lock held* want it held by the caller.
-    """
+class SyncDriver(BaseDriver):
+    """Driven by the threads that wait, and by one of its own while none does or while event loops wait too."""
 
     def __init__(self, engine: Engine, sockets: UdpSockets, on_unanswered: Callable[[Peer], None]) -> None:
-        """`on_unanswered`: told, with the lock held, of a peer that left several initiations unanswered."""
-        self.engine = engine
-        self._on_unanswered = on_unanswered
-        self.lock = threading.Lock()
-        self.sockets = sockets
+        super().__init__(engine, sockets, on_unanswered)
         self._driver: object | None = None  # who receives: a waiter, or this driver itself for its thread
-        self._waiters: dict[_Waiter, None] = {}
-        self._by_socket: dict[Socket, list[_Waiter]] = {}
-        self._observers: list[_Waiter] = []  # they wait for something that is no socket
+        self._waiters: dict[_Waiter, None] = {}  # threads; any of them can drive
+        self._loops_waiting = 0  # tasks of event loops, which cannot
         # one each, for a caller that takes over from the thread polls before the thread has left its own poll
         self._thread_wake_up, self._caller_wake_up = _WakeUp(), _WakeUp()
         self._sleeping_until = -math.inf  # the driver's poll ends then at the latest; -inf: nobody polls
         self._left_at = 0.0  # when the last caller stopped driving
-        self._last_empty_read = -math.inf
-        self._stopped = False
-        self._exiting = False
         self._dropped = False
         self._thread = threading.Thread(target=self._run, name="httpx-wireguard", daemon=True)
-        self._racing: dict[tuple[Any, ...], tuple[Peer, float | None, list[tuple[Any, ...]]]] = {}
-
-    @staticmethod
-    def now() -> float:
-        """Monotonic seconds."""
-        return time.monotonic()
 
     def start(self) -> None:
         """Let the background thread stand in from now on."""
         self._thread.start()
-
-    def race(self, peer: Peer, others: list[tuple[Any, ...]]) -> None:
-        """Until the peer's next handshake is done, send what goes to its endpoint to these addresses of its name too.
-
-        They are copies of one message, of which the peer accepts the first; its answer moves the endpoint there. So a
-        name with addresses of both families costs no time when one of them is dead. *Lock held.*
-        """
-        if others and peer.endpoint is not None:
-            self._racing[peer.endpoint] = (peer, peer.last_handshake, others)
 
     # -- for callers
 
@@ -142,78 +114,47 @@ class SyncDriver:
             if timeout is not None and timeout < self._sleeping_until:
                 (self._thread_wake_up if self._driver is self else self._caller_wake_up).set()
 
-    def wait(self, ready: Callable[[], bool], sockets: Sequence[Socket], deadline: float | None) -> bool:
-        """Wait until `ready()`, looked at whenever one of `sockets` changed; returns `ready()`. *Lock held.*
+    async def wait(self, ready: Callable[[], bool], keys: Sequence[Hashable], deadline: float | None) -> bool:
+        """`Driver.wait` for threads: blocks instead of suspending. *Lock held.*
 
-        The caller may drive the tunnel meanwhile; the lock is free while it sleeps. It must `pump` afterwards, for
-        what it is about to read may open windows.
-
-        Args:
-            sockets: none: look after everything that happens.
-            deadline: on the clock of `now`; None waits for ever.
+        The caller may drive the tunnel meanwhile. It must `pump` afterwards, for what it is about to read may open
+        windows.
         """
         if ready():
             return True
         waiter = _Waiter()
-        self._register(waiter, sockets)
+        self._waiters[waiter] = None
+        super().register(waiter, keys)
         try:
             while not ready():
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
-                if self.engine.closed_by is not None:
-                    raise self.engine.closed_by
+                self.check_usable()
                 if self._driver is None or self._driver is self:
                     self._drive(waiter, ready, deadline)
                 else:
                     self._sleep(waiter, deadline)
             return True
         finally:
-            self._unregister(waiter, sockets)
+            super().unregister(waiter, keys)
+            del self._waiters[waiter]
             self._hand_over()
-
-    def catch_up(self) -> None:
-        """Take in what the UDP socket holds, so that a readiness flag is exact. *Lock held.*"""
-        if not self._stopped and time.monotonic() - self._last_empty_read > FRESH:
-            while self._receive():
-                pass
-            self.pump()
 
     def close_soon(self) -> None:
         """Close from the thread; takes no lock, so it may be called from a finalizer."""
         self._dropped = True
         self._thread_wake_up.set()
 
-    def prepare_exit(self) -> None:
-        """The interpreter ends: only daemon threads can still wait. They stop where they are, as in any blocking call,
-        instead of waking up to an error that nobody is there to catch."""
-        with self.lock:
-            self._exiting = True
-
-    def close(self, error: WireGuardError | None = None) -> None:
+    def close(self, error: WireGuardError) -> None:
         """Reset the connections, wake every waiter, end the thread. Idempotent; never waits for the far side."""
         with self.lock:
-            if self._stopped:
+            if not self._end_engine(error) or self._exiting:
                 return
-            self._stopped = True
-            self.engine.close(time.monotonic(), error)
-            self._send_due()
-            self.engine.destroy_keys()
-            if self._exiting:
-                return
-            for waiter in self._waiters:
-                waiter.signal()
+            self._signal_all()
             self._thread_wake_up.set()
             self._caller_wake_up.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=1.0)
-        self._close_sockets()
-
-    def abandon(self, error: WireGuardError) -> None:
-        """After a fork, in the child: the tunnel is the parent's. Nothing is sent; the keys are forgotten."""
-        self.lock = threading.Lock()  # the parent's may have been held by a thread that is not here
-        self._stopped = True
-        self.engine.closed_by = error
-        self.engine.destroy_keys()
         self._close_sockets()
 
     def _close_sockets(self) -> None:
@@ -223,22 +164,16 @@ class SyncDriver:
 
     # -- waiting
 
-    def _register(self, waiter: _Waiter, sockets: Sequence[Socket]) -> None:
-        self._waiters[waiter] = None
-        for one in sockets:
-            self._by_socket.setdefault(one, []).append(waiter)
-        if not sockets:
-            self._observers.append(waiter)
+    def register(self, waiter: LoopWaiter, keys: Sequence[Hashable]) -> None:
+        """A task of an event loop waits: it cannot drive, so a thread has to, and at once. *Lock held.*"""
+        super().register(waiter, keys)
+        self._loops_waiting += 1
+        if self._driver is None and not self._waiters:
+            self._thread_wake_up.set()
 
-    def _unregister(self, waiter: _Waiter, sockets: Sequence[Socket]) -> None:
-        del self._waiters[waiter]
-        for one in sockets:
-            waiting = self._by_socket[one]
-            waiting.remove(waiter)
-            if not waiting:
-                del self._by_socket[one]
-        if not sockets:
-            self._observers.remove(waiter)
+    def unregister(self, waiter: LoopWaiter, keys: Sequence[Hashable]) -> None:
+        super().unregister(waiter, keys)
+        self._loops_waiting -= 1
 
     def _sleep(self, waiter: _Waiter, deadline: float | None) -> None:
         self.lock.release()
@@ -259,15 +194,10 @@ class SyncDriver:
         if self._driver is None:
             if self._waiters:
                 next(iter(self._waiters)).signal()
+            elif self._loops_waiting:
+                self._thread_wake_up.set()
             else:
                 self._left_at = time.monotonic()
-
-    def _notify(self) -> None:
-        for woken in self.engine.take_woken():
-            for waiter in self._by_socket.get(woken, ()):
-                waiter.signal()
-        for waiter in self._observers:
-            waiter.signal()
 
     # -- driving
 
@@ -289,16 +219,6 @@ class SyncDriver:
         finally:
             self._driver = None
 
-    def _receive_until(self, ready: Callable[[], bool]) -> bool:
-        """Take in what has arrived, up to a limit; returns whether that was all."""
-        for _ in range(READS_PER_STEP):
-            if not self._receive():
-                return True
-            self._notify()
-            if ready():
-                break
-        return False
-
     def _poll(self, wake_up: _WakeUp, deadline: float | None) -> None:
         """Sleep, the lock free, until something arrives, a timer or the deadline is due, or somebody wakes us."""
         timer = self.engine.next_timeout()
@@ -315,11 +235,8 @@ class SyncDriver:
             wake_up.clear()
             if self._driver is who:
                 self._sleeping_until = -math.inf
-        now = time.monotonic()
-        if not self._stopped and timer is not None and now >= timer:
-            self.engine.handle_timeout(now)
-            for peer in self.engine.device.take_unanswered():
-                self._on_unanswered(peer)
+        if not self._stopped and timer is not None and time.monotonic() >= timer:
+            self._handle_timeout()
 
     def _run(self) -> None:
         """The background thread."""
@@ -327,7 +244,7 @@ class SyncDriver:
         self.lock.acquire()
         try:
             while not self._stopped and not self._dropped:
-                if self._driver is None and not self._waiters and time.monotonic() >= self._left_at + GRACE:
+                if self._driver is None and not self._waiters and self._is_wanted():
                     watch = GRACE
                     self._stand_in()
                 else:
@@ -338,7 +255,10 @@ class SyncDriver:
         finally:
             self.lock.release()
         if self._dropped:
-            self.close()
+            self.close(TunnelClosed("the tunnel was dropped without being closed"))
+
+    def _is_wanted(self) -> bool:
+        return self._loops_waiting > 0 or time.monotonic() >= self._left_at + GRACE
 
     def _stand_in(self) -> None:
         """Drive until a caller takes over."""
@@ -353,48 +273,13 @@ class SyncDriver:
                 self._driver = None
 
     def _watch(self, seconds: float) -> None:
-        """Leave the callers alone for a while."""
+        """Leave the callers alone for a while, or until an event loop needs somebody who drives."""
         self.lock.release()
         try:
-            time.sleep(seconds)
+            _wait_readable([self._thread_wake_up], seconds)
         finally:
             self.lock.acquire()
-
-    # -- the sockets
-
-    def _receive(self) -> bool:
-        """One read of each UDP socket; returns whether there was anything."""
-        found = False
-        now = time.monotonic()
-        for one in self.sockets:
-            batch = one.receive()
-            if batch is not None:
-                found = True
-                self.engine.receive_datagrams(*batch, now)
-            for endpoint, error in one.take_errors():
-                self.engine.on_send_error(endpoint, error)
-        if not found:
-            self._last_empty_read = now
-        return found
-
-    def _send_due(self) -> None:
-        while runs := self.engine.datagrams_to_send(time.monotonic()):
-            for endpoint, segment_size, buffers in runs:
-                self._send(endpoint, segment_size, buffers)
-
-    def _send(self, endpoint: tuple[Any, ...], segment_size: int, buffers: list[bytes]) -> None:
-        targets = [endpoint]
-        if endpoint in self._racing:
-            peer, handshake_before, others = self._racing[endpoint]
-            if peer.last_handshake == handshake_before:
-                targets += others
-            else:
-                del self._racing[endpoint]
-        for target in targets:
-            try:
-                self.sockets.for_endpoint(target).send(buffers, segment_size, target)
-            except OSError as error:
-                self.engine.on_send_error(target, error)
+            self._thread_wake_up.clear()
 
 
 def _wait_readable(readers: Sequence[_WakeUp | UdpSocket], timeout: float | None) -> None:

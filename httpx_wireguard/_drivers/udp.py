@@ -246,7 +246,11 @@ class UdpSockets:
         return found
 
     def for_endpoint(self, endpoint: tuple[Any, ...]) -> UdpSocket:
-        return self.open(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET)
+        return self.open(_family(endpoint))
+
+    def usable(self, endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Those of the socket addresses for whose IP version a socket is open."""
+        return [endpoint for endpoint in endpoints if _family(endpoint) in self._by_family]
 
     def __iter__(self) -> Iterator[UdpSocket]:
         return iter(list(self._by_family.values()))
@@ -254,3 +258,7 @@ class UdpSockets:
     def close(self) -> None:
         for one in self._by_family.values():
             one.close()
+
+
+def _family(endpoint: tuple[Any, ...]) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET

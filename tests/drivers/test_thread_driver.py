@@ -27,18 +27,18 @@ from httpx_wireguard import (
     TunnelClosed,
 )
 from httpx_wireguard._netstack.tcp import TcpConnection
-from httpx_wireguard._streams import Stream
+from httpx_wireguard._streams import SyncStream
 from httpx_wireguard.testing import IPV4, IPV6, WireGuardPeer
 
 PATIENCE = 20.0  # seconds after which something that should have happened has not
 
 
-def echo(stream: Stream) -> None:
+def echo(stream: SyncStream) -> None:
     while data := stream.read(65536):
         stream.write(data)
 
 
-def silent(stream: Stream) -> None:
+def silent(stream: SyncStream) -> None:
     stream.read(1)
 
 
@@ -55,7 +55,7 @@ def tunnel(peer: WireGuardPeer) -> Iterator[Tunnel]:
         yield tunnel
 
 
-def exchange(stream: Stream, data: bytes) -> bytes:
+def exchange(stream: SyncStream, data: bytes) -> bytes:
     stream.write(data, PATIENCE)
     received = b""
     while len(received) < len(data):
@@ -89,7 +89,7 @@ def waiting(tunnel: Tunnel, count: int = 1) -> Callable[[], bool]:
     """Whether that many callers wait in the tunnel's driver."""
 
     def enough() -> bool:
-        driver = tunnel._running_driver()
+        driver = tunnel._running()[1]
         with driver.lock:
             return len(driver._waiters) >= count
 
@@ -120,18 +120,18 @@ def test_many_threads_with_random_timeouts_lose_no_wake_up(tunnel: Tunnel) -> No
     with ThreadPoolExecutor(threads) as pool:
         timeouts = sum(pool.map(work, range(threads)))
     assert timeouts > 0, "no reader ever gave up: the test tests nothing"
-    driver = tunnel._running_driver()
+    driver = tunnel._running()[1]
     with driver.lock:
         assert not driver._waiters
-        assert not driver._by_socket
+        assert not driver._by_key
 
 
 def test_the_thread_acknowledges_while_nobody_waits(peer: WireGuardPeer, tunnel: Tunnel) -> None:
     """Data that nobody reads is acknowledged: the far side's queue empties up to our window."""
     stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
     stream.write(b"x" * 50_000, PATIENCE)
-    driver = tunnel._running_driver()
-    connection = stream._socket
+    driver = tunnel._running()[1]
+    connection = stream._stream._socket  # type: ignore[attr-defined]  # a plain stream's
 
     def all_here() -> bool:
         with driver.lock:
@@ -200,7 +200,7 @@ def test_plain_sockets_serve_without_offload(peer: WireGuardPeer) -> None:
             received += stream.read(65536, PATIENCE)
         writer.join(PATIENCE)
         assert received == data
-        assert not any(one.coalesces or one.segments for one in tunnel._running_driver().sockets)
+        assert not any(one.coalesces or one.segments for one in tunnel._running()[1].sockets)
 
 
 def test_a_listener_and_udp_work_in_both_directions(peer: WireGuardPeer, tunnel: Tunnel) -> None:
@@ -284,7 +284,7 @@ def test_interpreter_exit_with_a_request_in_flight_is_quick_and_silent() -> None
 def test_a_tunnel_that_is_dropped_unclosed_warns_and_ends_its_thread(peer: WireGuardPeer) -> None:
     tunnel = Tunnel(peer.client_config(1))
     tunnel.start()
-    thread = tunnel._running_driver()._thread
+    thread = tunnel._running()[1]._thread
     with pytest.warns(ResourceWarning, match="unclosed <Tunnel"):
         del tunnel
         gc.collect()
@@ -308,11 +308,11 @@ def test_an_endpoint_name_is_looked_up_again_when_the_peer_stays_silent(
 
     monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
     with Tunnel(Config(config.private_key, config.address, [moved])) as tunnel:
-        driver = tunnel._running_driver()
+        driver = tunnel._running()[1]
         with driver.lock:
             silent = driver.engine.device.peers[0]
             assert silent.endpoint == ("127.0.0.2", port)
-        tunnel._look_again(silent)
+        tunnel._running()[0]._look_again(silent)
         until(lambda: silent.endpoint == ("127.0.0.1", port))
 
 
@@ -353,7 +353,7 @@ def test_one_dns_server_may_be_given_as_text(peer: WireGuardPeer) -> None:
 def test_a_moved_name_is_raced_until_the_next_handshake(peer: WireGuardPeer) -> None:
     with Tunnel(peer.client_config(1)) as tunnel:
         tunnel.wait_ready(PATIENCE)
-        driver = tunnel._running_driver()
+        driver = tunnel._running()[1]
         with driver.lock:
             far = driver.engine.device.peers[0]
             right, far.endpoint = far.endpoint, ("127.0.0.2", peer.tunnel.listen_port)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from httpx_wireguard._streams import Stream, SyncStream
+from httpx_wireguard._streams import SyncStream
 from httpx_wireguard.testing import IPV4, WireGuardPeer
 from tests.tls_server import TlsServer
 from tests.wg_quick import wg_quick
@@ -81,13 +81,13 @@ def peer(certificate: Path) -> Iterator[WireGuardPeer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
-    def serve_https(stream: Stream) -> None:
+    def serve_https(stream: SyncStream) -> None:
         assert isinstance(stream, SyncStream)
         tls = TlsServer(stream, context)
         tls.read(65_536)
         tls.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
 
-    def serve_ssh(stream: Stream) -> None:
+    def serve_ssh(stream: SyncStream) -> None:
         stream.write(b"SSH-2.0-example\r\n")
 
     with WireGuardPeer(servers={443: serve_https, 22: serve_ssh}, names={host: [IPV4] for host in HOSTS}) as running:

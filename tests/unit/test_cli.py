@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 
 from httpx_wireguard import Config, PeerConfig, __version__, _demo
 from httpx_wireguard._cli import command
-from httpx_wireguard._streams import Stream
+from httpx_wireguard._streams import SyncStream
 from httpx_wireguard.testing import HOST, IPV4, SiteHandler, WireGuardPeer, body
 from tests.tls_server import TlsServer, certificate
 from tests.wg_quick import wg_quick
@@ -57,8 +57,8 @@ class CommandHandler(SiteHandler):
             super().do_GET()
 
 
-def serve_tls(stream: Stream) -> None:
-    tls = TlsServer(stream)  # type: ignore[arg-type]  # it wants a SyncStream, which every Stream of a peer is
+def serve_tls(stream: SyncStream) -> None:
+    tls = TlsServer(stream)
     while b"\r\n\r\n" not in tls.read(65_536):
         pass
     tls.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nsecure")

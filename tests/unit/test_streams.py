@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from httpx_wireguard._errors import ConnectionReset, OperationTimeout, TunnelClosed
-from httpx_wireguard._streams import ConnectionFacts, Stream, SyncStream, TcpOptions, TlsStream
+from httpx_wireguard._streams import AsyncTcpStream, ConnectionFacts, SyncStream, TcpOptions
 from tests.memory_tunnel import MemoryDriver, MemorySocket, VirtualDriver, socket_pair
 from tests.tls_server import TlsServer, client_context, server_context
 
@@ -24,15 +24,15 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 def plain(driver: MemoryDriver | VirtualDriver, capacity: int = 65_536) -> tuple[SyncStream, MemorySocket]:
     """A stream and the server's end of it."""
     client, server = socket_pair(capacity)
-    return SyncStream(driver, client), server
+    return SyncStream(AsyncTcpStream(driver, client)), server
 
 
 def encrypted(
     workers: ThreadPoolExecutor, driver: MemoryDriver, capacity: int = 65_536
-) -> tuple[TlsStream, TlsServer, MemorySocket]:
+) -> tuple[SyncStream, TlsServer, MemorySocket]:
     """A TLS stream, its server, and the server's socket."""
     stream, server = plain(driver, capacity)
-    serving = workers.submit(TlsServer, SyncStream(driver, server))
+    serving = workers.submit(TlsServer, SyncStream(AsyncTcpStream(driver, server)))
     tls = stream.start_tls(client_context(), "server.test", timeout=10)
     return tls, serving.result(10), server
 
@@ -80,7 +80,7 @@ def test_a_read_that_finds_nothing_says_what_it_waited_for() -> None:
 def test_an_ipv6_address_is_named_with_brackets() -> None:
     client = MemorySocket(("fd00::2", 40_000), ("fd00::1", 80))
     with pytest.raises(OperationTimeout, match=r"\[fd00::1\]:80"):
-        SyncStream(VirtualDriver(), client).read(10, timeout=1)
+        SyncStream(AsyncTcpStream(VirtualDriver(), client)).read(10, timeout=1)
 
 
 def test_the_sockets_own_error_is_raised_after_the_data_before_it() -> None:
@@ -146,7 +146,7 @@ def test_write_sends_all_of_a_buffer_larger_than_the_window(workers: ThreadPoolE
     stream, server = plain(driver, capacity=1000)
     data = bytes(range(256)) * 40
     writing = workers.submit(stream.write, data, 10)
-    assert read_exactly(SyncStream(driver, server).read, len(data)) == data
+    assert read_exactly(SyncStream(AsyncTcpStream(driver, server)).read, len(data)) == data
     writing.result(10)
 
 
@@ -296,7 +296,7 @@ def test_a_tls_write_that_timed_out_leaves_the_records_in_order(workers: ThreadP
 def test_an_idle_tls_stream_is_not_readable_for_a_session_ticket(workers: ThreadPoolExecutor) -> None:
     """RFC 8446 4.6.1; taking it for data would close the connection that the ticket came on."""
     stream, _, _ = encrypted(workers, MemoryDriver())
-    lower: Any = stream._lower
+    lower: Any = stream._stream._lower  # type: ignore[attr-defined]  # a TLS stream's
     assert lower.get_extra_info("is_readable") is True  # the server's tickets
     assert stream.get_extra_info("is_readable") is False
     assert lower.get_extra_info("is_readable") is False
@@ -359,7 +359,7 @@ def test_tls_inside_tls_carries_large_data_both_ways(workers: ThreadPoolExecutor
 def test_a_failed_handshake_closes_the_connection(workers: ThreadPoolExecutor) -> None:
     driver = MemoryDriver()
     stream, server = plain(driver)
-    serving = workers.submit(TlsServer, SyncStream(driver, server), server_context())
+    serving = workers.submit(TlsServer, SyncStream(AsyncTcpStream(driver, server)), server_context())
     with pytest.raises(ssl.SSLCertVerificationError):
         stream.start_tls(client_context(trusted=False), "server.test", timeout=10)
     with pytest.raises(ssl.SSLError, match="ALERT"):  # the server was told why
@@ -434,5 +434,5 @@ def test_a_socket_option_without_meaning_is_ignored_and_logged(caplog: pytest.Lo
 
 
 def test_the_repr_of_a_stream_names_its_ends() -> None:
-    stream: Stream = plain(VirtualDriver())[0]
+    stream: SyncStream = plain(VirtualDriver())[0]
     assert repr(stream) == "<SyncStream 10.0.0.2:40000 -> 10.0.0.1:443>"

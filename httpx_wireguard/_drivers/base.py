@@ -1,0 +1,202 @@
+"""What every driver does: it owns the UDP sockets and the clock of one engine, and knows who waits for what."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
+
+from httpx_wireguard._drivers.udp import UdpSockets
+from httpx_wireguard._engine import Engine
+from httpx_wireguard._errors import WireGuardError
+from httpx_wireguard._wireguard.peer import Peer
+
+READS_PER_STEP = 8  # coalesced reads before timers and sends get their turn
+FRESH = 0.0005  # seconds for which "nothing was waiting" is believed by `catch_up`
+
+
+class Waiter(Protocol):
+    """One caller that sleeps until something it waits for changed."""
+
+    def signal(self) -> None:
+        """Lock held; from any thread."""
+
+
+class BaseDriver(ABC):
+    """One engine, its UDP sockets, and the register of those who wait.
+
+    `lock` guards the engine, its sockets and everything here; methods marked *lock held* want it held by the caller.
+    """
+
+    def __init__(self, engine: Engine, sockets: UdpSockets, on_unanswered: Callable[[Peer], None]) -> None:
+        """`on_unanswered`: told, with the lock held, of a peer that left several initiations unanswered."""
+        self.engine = engine
+        self.sockets = sockets
+        self.lock = threading.Lock()
+        self._on_unanswered = on_unanswered
+        self._by_key: dict[Hashable, list[Waiter]] = {}
+        self._observers: list[Waiter] = []  # they wait for something that is no socket
+        self._last_empty_read = -math.inf
+        self._stopped = False
+        self._exiting = False
+        self._racing: dict[tuple[Any, ...], tuple[Peer, float | None, list[tuple[Any, ...]]]] = {}
+
+    @staticmethod
+    def now() -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Look after the sockets and the timers from now on."""
+
+    @abstractmethod
+    def pump(self) -> None:
+        """Send what is due, signal who waits for what changed, and have the next timer run. *Lock held.*"""
+
+    @abstractmethod
+    def close(self, error: WireGuardError) -> None:
+        """Reset the connections, wake every waiter. Idempotent; never waits for the far side."""
+
+    @abstractmethod
+    def close_soon(self) -> None:
+        """Close as soon as may be; takes no lock, so it may be called from a finalizer."""
+
+    @abstractmethod
+    def _close_sockets(self) -> None:
+        """Close every descriptor of this driver."""
+
+    def abandon(self, error: WireGuardError) -> None:
+        """After a fork, in the child: the tunnel is the parent's. Nothing is sent; the keys are forgotten."""
+        self.lock = threading.Lock()  # the parent's may have been held by a thread that is not here
+        self._stopped = True
+        self.engine.closed_by = error
+        self.engine.destroy_keys()
+        self._close_sockets()
+
+    def prepare_exit(self) -> None:
+        """The interpreter ends: only daemon threads can still wait. They stop where they are, as in any blocking call,
+        instead of waking up to an error that nobody is there to catch."""
+        with self.lock:
+            self._exiting = True
+
+    def check_usable(self) -> None:
+        """Raise what ended the tunnel, if it ended; also when whoever looked after it is gone. *Lock held.*"""
+        if self.engine.closed_by is not None:
+            raise self.engine.closed_by
+
+    def race(self, peer: Peer, others: list[tuple[Any, ...]]) -> None:
+        """Until the peer's next handshake is done, send what goes to its endpoint to these addresses of its name too.
+
+        They are copies of one message, of which the peer accepts the first; its answer moves the endpoint there. So a
+        name with addresses of both families costs no time when one of them is dead. *Lock held.*
+        """
+        if others and peer.endpoint is not None:
+            self._racing[peer.endpoint] = (peer, peer.last_handshake, others)
+
+    def catch_up(self) -> None:
+        """Take in what the UDP socket holds, so that a readiness flag is exact. *Lock held.*"""
+        if not self._stopped and time.monotonic() - self._last_empty_read > FRESH:
+            while self._receive():
+                pass
+            self.pump()
+
+    # -- waiting
+
+    def wake(self, key: Hashable) -> None:
+        """Let everyone who waits on `key` look again. *Lock held.*"""
+        for waiter in self._by_key.get(key, ()):
+            waiter.signal()
+
+    def register(self, waiter: Waiter, keys: Sequence[Hashable]) -> None:
+        """Signal `waiter` whenever one of `keys` changes; with none, whenever anything does. *Lock held.*"""
+        for key in keys:
+            self._by_key.setdefault(key, []).append(waiter)
+        if not keys:
+            self._observers.append(waiter)
+
+    def unregister(self, waiter: Waiter, keys: Sequence[Hashable]) -> None:
+        """Undo `register`. *Lock held.*"""
+        for key in keys:
+            waiting = self._by_key[key]
+            waiting.remove(waiter)
+            if not waiting:
+                del self._by_key[key]
+        if not keys:
+            self._observers.remove(waiter)
+
+    def _notify(self) -> None:
+        for woken in self.engine.take_woken():
+            self.wake(woken)
+        for waiter in self._observers:
+            waiter.signal()
+
+    def _signal_all(self) -> None:
+        for waiting in (*self._by_key.values(), self._observers):
+            for waiter in waiting:
+                waiter.signal()
+
+    # -- the sockets and the timers
+
+    def _receive_until(self, ready: Callable[[], bool]) -> bool:
+        """Take in what has arrived, up to a limit; returns whether that was all."""
+        for _ in range(READS_PER_STEP):
+            if not self._receive():
+                return True
+            self._notify()
+            if ready():
+                break
+        return False
+
+    def _receive(self) -> bool:
+        """One read of each UDP socket; returns whether there was anything."""
+        found = False
+        now = time.monotonic()
+        for one in self.sockets:
+            batch = one.receive()
+            if batch is not None:
+                found = True
+                self.engine.receive_datagrams(*batch, now)
+            for endpoint, error in one.take_errors():
+                self.engine.on_send_error(endpoint, error)
+        if not found:
+            self._last_empty_read = now
+        return found
+
+    def _handle_timeout(self) -> None:
+        """Run the engine's timers that are due."""
+        self.engine.handle_timeout(time.monotonic())
+        for peer in self.engine.device.take_unanswered():
+            self._on_unanswered(peer)
+
+    def _send_due(self) -> None:
+        while runs := self.engine.datagrams_to_send(time.monotonic()):
+            for endpoint, segment_size, buffers in runs:
+                self._send(endpoint, segment_size, buffers)
+
+    def _send(self, endpoint: tuple[Any, ...], segment_size: int, buffers: list[bytes]) -> None:
+        targets = [endpoint]
+        if endpoint in self._racing:
+            peer, handshake_before, others = self._racing[endpoint]
+            if peer.last_handshake == handshake_before:
+                targets += others
+            else:
+                del self._racing[endpoint]
+        for target in targets:
+            try:
+                self.sockets.for_endpoint(target).send(buffers, segment_size, target)
+            except OSError as error:
+                self.engine.on_send_error(target, error)
+
+    def _end_engine(self, error: WireGuardError) -> bool:
+        """The part of closing that all drivers share; whether it had not been done before. *Lock held.*"""
+        if self._stopped:
+            return False
+        self._stopped = True
+        self.engine.close(time.monotonic(), error)
+        self._send_due()
+        self.engine.destroy_keys()
+        return True
