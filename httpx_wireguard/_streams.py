@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from httpx_wireguard._errors import ConnectionReset, OperationTimeout, WireGuardError
+from httpx_wireguard._errors import ConnectionReset, OperationTimeout, TunnelClosed, WireGuardError
 from httpx_wireguard._tls import Buffer, SupportsWrapBio, TlsSession
 from httpx_wireguard._waiting import AT_ONCE, Driver, Mutex, run
 
@@ -269,9 +269,10 @@ class AsyncTcpStream(AsyncStream):
             case "server_addr":
                 return self._remote
             case "is_readable":
-                with self._driver.lock:
+                with self._driver.lock, contextlib.suppress(TunnelClosed):
                     self._driver.catch_up()
                     return self._closed or self._socket.readable
+                return True
             case "wireguard":
                 return self._facts or ConnectionFacts(self._remote[0], self._remote, self._local)
         return None

@@ -31,7 +31,11 @@ class Driver(Protocol):
         """Send what is due, and signal who waits for what changed."""
 
     def catch_up(self) -> None:
-        """Take in what has arrived at the tunnel, without waiting, so that readiness is exact."""
+        """Take in what has arrived at the tunnel, without waiting, so that readiness is exact.
+
+        Raises:
+            TunnelClosed: the tunnel ended.
+        """
 
     def wake(self, key: Hashable) -> None:
         """Let everyone who waits on `key` look again."""

@@ -98,8 +98,14 @@ class BaseDriver(ABC):
             self._racing[peer.endpoint] = (peer, peer.last_handshake, others)
 
     def catch_up(self) -> None:
-        """Take in what the UDP socket holds, so that a readiness flag is exact. *Lock held.*"""
-        if not self._stopped and time.monotonic() - self._last_empty_read > FRESH:
+        """Take in what the UDP socket holds, so that a readiness flag is exact. *Lock held.*
+
+        Raises:
+            TunnelClosed: the tunnel ended; after a fork, the sockets themselves do not know.
+        """
+        if self.engine.closed_by is not None:
+            raise self.engine.closed_by
+        if time.monotonic() - self._last_empty_read > FRESH:
             while self._receive():
                 pass
             self.pump()

@@ -42,15 +42,21 @@ class AsyncioWaiter(TaskWaiter):
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._future: asyncio.Future[None] = self._loop.create_future()
+        self._signalled = False
 
     def arm(self) -> None:
+        self._signalled = False
         if self._future.done():
             self._future = self._loop.create_future()
 
     def signal(self) -> None:
+        if self._signalled:
+            return
+        self._signalled = True
         if threading.get_ident() == self._thread:
             _finish(self._future)
-        elif not self._loop.is_closed():
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_finish, self._future)
 
     async def sleep(self, timeout: float | None) -> None:
@@ -156,7 +162,8 @@ class LoopWaits:
         """`Driver.wait`. Also where an operation that need not wait lets other tasks run, and notices cancellation."""
         if ready():
             await self._take_turns()
-            return ready()
+            if ready():  # nobody else has taken it meanwhile
+                return True
         self.driver.check_usable()
         waiter = AsyncioWaiter() if running_library() == "asyncio" else TrioWaiter()
         self.driver.register(waiter, keys)
