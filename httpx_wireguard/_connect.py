@@ -275,8 +275,6 @@ class _Connector:
 
     def _timeout_error(self, now: float) -> WireGuardError:
         race = self._race
-        if not race.racing and not race.failures:
-            return most_telling(race.lookup_errors) or self._resolver.timeout_error(self._host, now)
         for address in race.racing:
             if problem := self._resolver.diagnose(address, now):
                 return problem

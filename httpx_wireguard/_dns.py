@@ -7,10 +7,9 @@ than a small program to run.
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Generator, Hashable, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -96,8 +95,6 @@ def query_name(host: str) -> dns.name.Name:
     codec = dns.name.IDNA_2008_Practical if dns.name.have_idna_2008 else dns.name.IDNA_2003_Practical
     try:
         name = dns.name.from_text(host, origin=None, idna_codec=codec)
-        if not name.labels or name == dns.name.root:
-            raise dns.name.EmptyLabel
         if not name.is_absolute():
             name.concatenate(dns.name.root)  # else a name of 255 bytes would fail later
     except dns.exception.DNSException as error:
@@ -170,7 +167,7 @@ class StubResolver:
         servers: addresses, asked in this order.
         search: domains to try for relative names.
         versions: IP versions of which the interface has an address.
-        max_addresses: of one answer; the rest is forgotten.
+        canonical: makes records comparable, drops repeats and what is too much.
     """
 
     def __init__(
@@ -179,13 +176,13 @@ class StubResolver:
         servers: Sequence[str],
         search: Sequence[str],
         versions: Collection[int],
-        max_addresses: int,
+        canonical: Callable[[Iterable[str]], tuple[str, ...]],
     ) -> None:
         self.network = network
         self.servers = tuple(servers)
         self.search = [dns.name.from_text(domain) for domain in search]
         self.versions = frozenset(versions)
-        self.max_addresses = max_addresses
+        self.canonical = canonical
         self.cache = AnswerCache()
 
     def names_to_try(self, host: str) -> list[dns.name.Name]:
@@ -248,8 +245,8 @@ class Question:
         return reason
 
     def _ask_servers(self, name: dns.name.Name) -> Generator[Waiting, None, Answer]:
-        """Ask the servers in turn, again and again the silent ones. One that fails is not asked again, but SERVFAIL,
-        which passes when the server itself had to wait, is believed the second time only."""
+        """Ask the servers in turn, the silent ones again and again. One that fails is not asked again, except that
+        SERVFAIL, which may pass, is believed the second time only."""
         servers = list(self._stub.servers)
         trusted = list(servers)
         failures: dict[str, Exception] = {}
@@ -284,8 +281,8 @@ class Question:
         if reply.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise _Failure(reply.rcode())
         chain = reply.resolve_chaining()
-        records = itertools.islice(chain.answer or (), self._stub.max_addresses)
-        answer = Answer(tuple(record.address for record in records), exists=reply.rcode() == dns.rcode.NOERROR)
+        addresses = self._stub.canonical(record.address for record in chain.answer or ())
+        answer = Answer(addresses, exists=reply.rcode() == dns.rcode.NOERROR)
         self._stub.cache.put(name, self._version, answer, chain.minimum_ttl, self.now)
         return answer
 

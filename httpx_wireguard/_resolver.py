@@ -18,7 +18,6 @@ from httpx_wireguard._errors import (
     NameResolutionError,
     NameResolutionTimeout,
     NoRoute,
-    TunnelClosed,
     WireGuardError,
 )
 
@@ -82,7 +81,7 @@ def check_name(host: str) -> None:
 
 
 class Question(Protocol):
-    """The addresses of one family, as a generator that yields what it waits for.
+    """The addresses of one family, as a generator that yields what it waits for, and may be resumed before.
 
     Attributes:
         now: set before each step and before closing.
@@ -113,9 +112,6 @@ class _Task:
 
     def step(self, now: float) -> tuple[str, ...] | None:
         """Go on as far as possible; returns the addresses when they are there, and raises why there are none."""
-        due = self.next_time()
-        if not self.ready() and (due is None or now < due):
-            return None
         self._question.now = now
         try:
             self._waiting = next(self._steps)
@@ -175,11 +171,7 @@ class Lookup:
         return min((time for time in times if time is not None), default=None)
 
     def step(self, now: float) -> list[tuple[int, Result]]:
-        """Go on; returns what became known, at the deadline of every family that is left.
-
-        Raises:
-            TunnelClosed: the tunnel ended.
-        """
+        """Go on; returns what became known, at the deadline of every family that is left."""
         for version, task in list(self._tasks.items()):
             result = self._advance(task, now)
             if result is not None:
@@ -190,9 +182,7 @@ class Lookup:
 
     def _advance(self, task: _Task, now: float) -> Result | None:
         try:
-            result = task.step(now)
-        except TunnelClosed:
-            raise
+            result: Result | None = task.step(now)
         except WireGuardError as error:
             return error
         except Exception as error:  # whatever an answer did to the parser, it must not end more than this lookup
@@ -202,7 +192,7 @@ class Lookup:
         if result is None and self.deadline is not None and now >= self.deadline:
             task.close(now)
             return self._resolver.timeout_error(self._host, now)
-        return None if result is None else _canonical(result)
+        return result
 
     def close(self, now: float) -> None:
         """Stop asking and give every socket back. Idempotent."""
@@ -236,7 +226,7 @@ class SystemQuestion:
     def _ask(self) -> None:
         try:
             found = socket.getaddrinfo(self._host, None, _SOCKET_FAMILIES[self._version], socket.SOCK_STREAM)
-            self._found = tuple(str(entry[4][0]) for entry in found)
+            self._found = _canonical(str(entry[4][0]) for entry in found)
         except Exception as error:  # whatever it is, the one who waits has to learn of it
             self._found = error
         self._network.wake_later(self._lookup)
@@ -323,7 +313,7 @@ class Resolver:
         from httpx_wireguard import _dns  # here, for dnspython takes longer to import than all the rest
 
         if self._stub is None:
-            self._stub = _dns.StubResolver(self._network, self.servers, self._search, self._versions, MAX_ADDRESSES)
+            self._stub = _dns.StubResolver(self._network, self.servers, self._search, self._versions, _canonical)
         names = self._stub.names_to_try(host)
         lookup = Lookup(self, host, deadline, versions)
         for version in versions:

@@ -59,18 +59,21 @@ class DnsServer:
 
 
 def answer_over_tcp(answer: Callable[[bytes], bytes | None]) -> Callable[[MemorySocket], None]:
-    """One query over TCP, RFC 7766 8; called when the connection stands, answers when the query is there."""
+    """One query over TCP, RFC 7766 8; called when the connection stands, answers as soon as the query is complete."""
 
     def serve(sock: MemorySocket) -> None:
         sent = sock.peer
         assert sent is not None
         original = sent.send
+        query = bytearray()
 
         def send(data: bytes | bytearray | memoryview, now: float) -> int:
             accepted = original(data, now)
-            reply = answer(sock.receive(65_535, now)[2:])
-            if reply:
-                sock.send(struct.pack("!H", len(reply)) + reply, now)
+            query.extend(sock.receive(65_535, now))
+            if len(query) == 2 + int.from_bytes(query[:2], "big"):
+                reply = answer(bytes(query[2:]))
+                if reply:
+                    sock.send(struct.pack("!H", len(reply)) + reply, now)
             return accepted
 
         sent.send = send  # type: ignore[method-assign]  # the server reacts on the spot

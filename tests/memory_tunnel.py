@@ -131,11 +131,27 @@ class WatchfulDriver(VirtualDriver):
         self.waits = 0
         self.interrupt_at = interrupt_at
         self.interruption = interruption
+        self._pumped = (0, 0, 0)
+
+    def pump(self) -> None:
+        self._pumped = self._done()
+
+    @property
+    def settled(self) -> bool:
+        """Whether `pump` was called after the last socket was opened or given back."""
+        return self._pumped == self._done()
+
+    def _done(self) -> tuple[int, int, int]:
+        assert self.tunnel is not None
+        connections, udp_sockets = self.tunnel.sockets, self.tunnel.udp_sockets
+        closed = sum(sock.closed for sock in connections) + sum(sock.closed for sock in udp_sockets)
+        return len(connections), len(udp_sockets), closed
 
     async def wait(self, ready: Callable[[], bool], keys: Sequence[Hashable], deadline: float | None) -> bool:
         self.waits += 1
         assert not ready(), "a wait for what is there"
         assert deadline is None or deadline > self.time, "a wait for what is due"
+        assert self.settled, "what was done was not sent"
         assert self.tunnel is not None
         assert set(self.tunnel.open_sockets) <= set(keys), "a socket whose change would wake nobody"
         if self.waits == -self.interrupt_at and self.interruption is not None:
@@ -259,6 +275,7 @@ class MemoryTunnel:
         tcp: what happens to a SYN for an address and port: a function gets the server's end, in a thread of its own
             under a `MemoryDriver`; an error is the failure; None is silence.
         delays: seconds until the answer to the SYN, for a `VirtualDriver`.
+        server_capacity: bytes that a server's end takes before it has to read.
         udp: the function that answers datagrams for an address and port; answers that take time need a
             `VirtualDriver`.
         problems: what `diagnose` says of an address.
@@ -268,6 +285,7 @@ class MemoryTunnel:
         self.driver = driver
         self.tcp: dict[Address, TcpBehaviour] = {}
         self.delays: dict[Address, float] = {}
+        self.server_capacity = 65_536
         self.udp: dict[Address, Callable[[bytes], Iterable[Datagram]]] = {}
         self.udp_errors: dict[Address, WireGuardError] = {}
         self.problems: dict[str, WireGuardError] = {}
@@ -311,9 +329,9 @@ class MemoryTunnel:
 
     @property
     def open_sockets(self) -> list[MemorySocket | MemoryUdpSocket]:
-        """Those that nobody gave back."""
-        sockets: list[MemorySocket | MemoryUdpSocket] = [*self.udp_sockets, *self.sockets]
-        return [sock for sock in sockets if not sock.closed]
+        """Those that nobody gave back; a connection that failed is closed by that."""
+        connections = [sock for sock in self.sockets if not sock.closed and sock.error is None]
+        return [*connections, *(sock for sock in self.udp_sockets if not sock.closed)]
 
     def _answer(self, sock: MemorySocket, behaviour: TcpBehaviour) -> None:
         if sock.closed:
@@ -321,7 +339,7 @@ class MemoryTunnel:
         if isinstance(behaviour, WireGuardError):
             sock.fail(behaviour)
         elif behaviour is not None:
-            server = MemorySocket(sock.remote, sock.local)
+            server = MemorySocket(sock.remote, sock.local, self.server_capacity)
             sock.connect_to(server)
             if isinstance(self.driver, MemoryDriver):
                 threading.Thread(target=behaviour, args=(server,), daemon=True).start()

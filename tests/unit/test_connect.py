@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import dns.flags
 import dns.message
@@ -25,7 +26,14 @@ from httpx_wireguard._errors import (
 )
 from httpx_wireguard._waiting import run
 from tests.dns_server import SERVER, DnsServer, tunnel_with, virtual, with_rcode
-from tests.memory_tunnel import MemoryDriver, MemorySocket, MemoryTunnel, VirtualDriver, WatchfulDriver
+from tests.memory_tunnel import (
+    MemoryDriver,
+    MemorySocket,
+    MemoryTunnel,
+    TcpBehaviour,
+    VirtualDriver,
+    WatchfulDriver,
+)
 
 
 def accept(sock: MemorySocket) -> None:
@@ -185,6 +193,21 @@ def test_an_address_without_a_route_fails_at_once_for_the_next() -> None:
     assert virtual(tunnel).time == 0.0
 
 
+def test_an_address_that_cannot_even_be_tried_fails_at_once_for_the_next() -> None:
+    tunnel = tunnel_with(DnsServer({"host.test": ["10.0.0.1", "10.0.0.2"]}), versions=[4])
+    tunnel.tcp["10.0.0.2", 80] = accept
+
+    def open_tcp(remote: tuple[str, int], now: float) -> MemorySocket:
+        if remote[0] == "10.0.0.1":
+            raise NoRoute("no peer's AllowedIPs cover 10.0.0.1", "10.0.0.1")
+        return tunnel.open_tcp(remote, now)
+
+    stream = run(connect(tunnel.driver, tunnel.resolver, "host.test", 80, None, open_tcp))
+    assert stream.get_extra_info("server_addr") == ("10.0.0.2", 80)
+    assert stream.get_extra_info("wireguard").failures == (("10.0.0.1", "no peer's AllowedIPs cover 10.0.0.1"),)
+    assert virtual(tunnel).time == 0.0
+
+
 def test_a_connect_that_times_out_names_the_silent_addresses_and_aborts_them() -> None:
     tunnel = MemoryTunnel(VirtualDriver())
     with pytest.raises(
@@ -294,7 +317,7 @@ def test_ipv4_waits_fifty_milliseconds_for_ipv6_which_joins_the_race_when_it_com
     tunnel = tunnel_with(server)
     with pytest.raises(OperationTimeout):
         tunnel.connect_tcp("host.test", 80, timeout=1)
-    assert [(pytest.approx(moment), address) for moment, address in tunnel.opened] == opened
+    assert [(round(moment, 6), address) for moment, address in tunnel.opened] == opened
 
 
 def test_a_connection_does_not_wait_for_the_other_familys_answer() -> None:
@@ -305,6 +328,32 @@ def test_a_connection_does_not_wait_for_the_other_familys_answer() -> None:
     facts = tunnel.connect_tcp("host.test", 80).get_extra_info("wireguard")
     assert (facts.resolve_seconds, facts.connect_seconds) == (0.0, pytest.approx(0.05))
     assert [sock.remote for sock in tunnel.open_sockets] == [("10.0.0.1", 80)]
+
+
+def test_the_time_to_resolve_ends_with_the_first_answer() -> None:
+    server = DnsServer({"host.test": ["10.0.0.1", "fd00::1"]})
+    server.delays.update(A=0.01, AAAA=0.02)
+    tunnel = tunnel_with(server)
+    tunnel.tcp["fd00::1", 80] = accept
+    facts = tunnel.connect_tcp("host.test", 80).get_extra_info("wireguard")
+    assert (facts.resolve_seconds, facts.connect_seconds) == (0.01, 0.02)
+
+
+@pytest.mark.parametrize("operation", ["connect_tcp", "resolve"])
+def test_the_tunnel_is_not_held_up_by_an_import(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tunnel = tunnel_with(DnsServer({"host.test": ["10.0.0.1", "fd00::1"]}))
+    tunnel.tcp["fd00::1", 80] = accept
+    prepared: list[tuple[str, bool]] = []
+
+    def prepare(host: str) -> None:
+        prepared.append((host, tunnel.driver.lock.locked()))
+
+    monkeypatch.setattr(tunnel.resolver, "prepare", prepare)
+    if operation == "resolve":
+        tunnel.resolve("host.test")
+    else:
+        tunnel.connect_tcp("host.test", 80)
+    assert prepared == [("host.test", False)]
 
 
 def test_a_deadline_that_has_passed_leaves_nothing_behind() -> None:
@@ -380,6 +429,7 @@ def test_an_interruption_of_any_wait_leaves_no_socket_open(operation: str, sign:
         assert driver.waits == k
         assert driver.tunnel is not None
         assert not driver.tunnel.open_sockets
+        assert driver.settled
         assert not driver.lock.locked()
         driver.catch_up()
         while driver._events:  # what was under way arrives at closed doors
@@ -389,7 +439,12 @@ def test_an_interruption_of_any_wait_leaves_no_socket_open(operation: str, sign:
 
 
 _moments = st.sampled_from([None, 0.0, 0.01, 0.049, 0.05, 0.25, 0.3, 1.0, 1.5, 1.6, 5.0])
-_endings = st.sampled_from([accept, ConnectionRefused("refused"), NoRoute("no route", "x"), None])
+_endings: dict[str, Callable[[], TcpBehaviour]] = {
+    "accept": lambda: accept,
+    "refuse": lambda: ConnectionRefused("refused"),
+    "no route": lambda: NoRoute("no peer's AllowedIPs cover it", "x"),
+    "silence": lambda: None,
+}
 
 
 @given(st.data())
@@ -404,11 +459,11 @@ def test_however_the_race_goes_one_connection_is_left_or_an_error_and_never_late
     tunnel = driver.tunnel = MemoryTunnel(driver, [SERVER[0]])
     tunnel.udp[SERVER] = server
     for address in records:
-        tunnel.tcp[address, 80] = data.draw(_endings, address)
+        tunnel.tcp[address, 80] = _endings[data.draw(st.sampled_from(sorted(_endings)), address)]()
         moment = data.draw(_moments, address)
         if moment is not None:
             tunnel.delays[address, 80] = moment
-        elif tunnel.tcp[address, 80] is None:  # silent for ever only until the stack's own limit
+        if tunnel.tcp[address, 80] is None:  # the stack gives up in the end
             tunnel.tcp[address, 80], tunnel.delays[address, 80] = ConnectionTimedOut("no answer"), 75.0
     try:
         stream = tunnel.connect_tcp("host.test", 80, deadline)
@@ -423,6 +478,7 @@ def test_however_the_race_goes_one_connection_is_left_or_an_error_and_never_late
         assert not tunnel.open_sockets
     else:
         assert [sock.remote for sock in tunnel.open_sockets] == [stream.get_extra_info("server_addr")]
+    assert driver.settled
     assert driver.time <= (85.0 if deadline is None else deadline)
     starts = [moment for moment, _ in tunnel.opened]
     assert starts == sorted(starts)
