@@ -21,7 +21,7 @@ from httpx_wireguard._drivers.base import BaseDriver
 from httpx_wireguard._drivers.entropy import SystemEntropy
 from httpx_wireguard._drivers.udp import UdpSockets
 from httpx_wireguard._engine import Engine, readable_endpoint
-from httpx_wireguard._errors import EndpointError, OperationTimeout, WireGuardError
+from httpx_wireguard._errors import EndpointError, NoRoute, OperationTimeout, WireGuardError
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._netstack.udp import UdpSocket
 from httpx_wireguard._resolver import Resolver, local_family
@@ -221,6 +221,8 @@ class Interface:
         socket_options: Iterable[Any] | None,
     ) -> AsyncTcpStream:
         """Connect to a host inside the tunnel, by whichever of its addresses answers first (RFC 8305)."""
+        if not 0 < port <= 65535:
+            raise NoRoute(f"port {port} is outside 1..65535", host)
         deadline = None if timeout is None else driver.now() + timeout
         version = local_family(local_address)
         source = None if local_address in ("0.0.0.0", "::") else local_address

@@ -40,6 +40,12 @@ class TlsSession:
     """
 
     def __init__(self, ssl_context: SupportsWrapBio, server_hostname: str | None = None) -> None:
+        """
+        Raises:
+            ValueError: the context is to check the host's name, and there is none. `wrap_bio` would not check then.
+        """
+        if getattr(ssl_context, "check_hostname", False) and not server_hostname:
+            raise ValueError("check_hostname requires server_hostname")
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.ssl_object = ssl_context.wrap_bio(

@@ -47,6 +47,9 @@ from httpx_wireguard._wire.udp import UdpHeader, datagram_is_intact
 Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | PingSocket
 Packets: TypeAlias = tuple[IpAddress, list[bytes]]  # where to, and the IP packets
 
+# Deviates from RFC 9293 3.4.1, whose clock ticks every 4 us, as Linux does (64 ns): a connection of less than 15 MB/s
+# does not outrun it, so the far side sees by the sequence number that a SYN is new.
+ISN_CLOCK = 15_625_000  # ticks per second
 EPHEMERAL_PORTS = range(32768, 65536)  # RFC 6056 3.2 asks for a wide range; Linux' starts there too
 MINIMUM_IPV4_MTU = 552  # bytes; below this a "packet too big" is believed no further (Linux' min_pmtu)
 REPLIES_PER_SECOND = 100  # resets, echo replies, ICMP errors; RFC 1812 4.3.2.8, RFC 4443 2.4 (f) ask for a limit
@@ -87,6 +90,7 @@ class Stack:
         self.socket_capacity = socket_capacity  # bytes that the UDP socket below holds while nobody reads it
         self._entropy = entropy
         self._isn_key = entropy.random(32)
+        self._connections_opened = 0
         self._connections: dict[bytes, TcpConnection] = {}  # by source, destination and ports as they arrive
         self._half_open: dict[TcpConnection, TcpListener] = {}
         self._listeners: dict[int, TcpListener] = {}
@@ -114,7 +118,9 @@ class Stack:
             host, _ = readable(remote[0], 0)
             raise NoRoute(f"{host} is not the address of a single host", host)
         source = self.source_for(remote[0]) if local is None else self._own(local)
-        port = self._ephemeral_port(lambda port: _key(remote, (source, port)) not in self._connections)
+        port = self._ephemeral_port(
+            lambda port: _key(remote, (source, port)) not in self._connections, self._next_port_offset(remote)
+        )
         connection = self._new_connection((source, port), remote, now)
         connection.open(now)
         return connection
@@ -152,8 +158,8 @@ class Stack:
     ) -> TcpConnection:
         key = _key(remote, local)
         digest = hashlib.blake2s(key, key=self._isn_key).digest()
-        # RFC 6528 3: a clock of 4 microseconds plus a keyed hash of the addresses and ports
-        sequence = int(now * 250_000) + int.from_bytes(digest[:4], "big")
+        # RFC 6528 3: a clock plus a keyed hash of the addresses and ports
+        sequence = int(now * ISN_CLOCK) + int.from_bytes(digest[:4], "big")
         if previous is not None:
             sequence = previous.sender.next + TIME_WAIT_GAP
         connection = TcpConnection(
@@ -172,9 +178,18 @@ class Stack:
         """RFC 9293 3.7.1: the MTU without the fixed headers."""
         return max(self.path_mtu(remote) - (40 if len(remote) == 4 else 60), MINIMUM_MSS)
 
-    def _ephemeral_port(self, free: Callable[[int], bool]) -> int:
-        """RFC 6056 3.3.1: a random port, then the next free one."""
-        offset = int.from_bytes(self._entropy.random(2), "big")
+    def _next_port_offset(self, remote: tuple[IpAddress, int]) -> int:
+        """RFC 6056 3.3.3: counting from a secret start for each destination, a port comes again as late as can be.
+
+        The far side may hold a connection that it closed in TIME-WAIT, and not every one lets a new SYN take it over.
+        """
+        digest = hashlib.blake2s(remote[0] + remote[1].to_bytes(2, "big"), key=self._isn_key).digest()
+        self._connections_opened += 1
+        return int.from_bytes(digest[:4], "big") + self._connections_opened
+
+    def _ephemeral_port(self, free: Callable[[int], bool], offset: int | None = None) -> int:
+        """From `offset` on, or from a random port (RFC 6056 3.3.1), the first that is free."""
+        offset = int.from_bytes(self._entropy.random(2), "big") if offset is None else offset
         count = len(EPHEMERAL_PORTS)
         for step in range(count):
             port = EPHEMERAL_PORTS[(offset + step) % count]
@@ -183,6 +198,8 @@ class Stack:
         raise AddressInUse(f"all {count} local ports are in use; close connections that are no longer needed")
 
     def _claim(self, port: int, table: dict[int, UdpSocket] | dict[int, TcpListener], protocol: str) -> int:
+        if not 0 <= port <= 65535:
+            raise OverflowError(f"{protocol} port must be 0-65535, not {port}")  # as socket.bind has it
         if port == 0:
             return self._ephemeral_port(lambda candidate: candidate not in table)
         if port in table:
@@ -296,14 +313,19 @@ class Stack:
                 self.drop("malformed TCP segment")
 
     def _reuses(self, connection: TcpConnection, packet: bytes, offset: int) -> bool:
-        """RFC 9293 3.10.7.4 fourth (MAY-2): a new SYN may take over a connection in TIME-WAIT."""
+        """RFC 9293 3.10.7.4 fourth (MAY-2): a new SYN may take over a connection in TIME-WAIT.
+
+        By its sequence number, or by its timestamp (RFC 6191 2): a fast connection outruns the clock of the former.
+        """
         if connection.state is not State.TIME_WAIT:
             return False
         try:
             header = TcpHeader.parse(packet, offset)
         except MalformedPacket:
             return False
-        newer = (header.sequence - connection.receiver.next) & 0xFFFFFFFF < 1 << 31
+        newer = (header.sequence - connection.receiver.next) & 0xFFFFFFFF < 1 << 31 or connection.precedes(
+            header.options.timestamp_value
+        )
         listener = self._listeners.get(header.destination_port)
         if header.flags & (Flags.SYN | Flags.ACK | Flags.RST) != Flags.SYN or not newer:
             return False

@@ -447,6 +447,12 @@ class TcpConnection:
         if self._on_acknowledgment(header, sequence, len(payload), now):
             self._receive_text(sequence, payload, bool(flags & _FIN), now)
 
+    def precedes(self, timestamp: int | None) -> bool:
+        """Whether a segment with this timestamp is newer than all that came on this connection."""
+        return (
+            self._timestamps and timestamp is not None and 0 < (timestamp - self._timestamp_echo) & 0xFFFFFFFF < 1 << 31
+        )
+
     def _passes_paws(self, header: TcpHeader, now: float) -> bool:
         """RFC 7323 5.3 R1: an old duplicate shows by its timestamp; a reset is exempt."""
         value = header.options.timestamp_value

@@ -21,6 +21,7 @@ from httpx_wireguard import (
     ConnectionReset,
     EndpointUnreachable,
     HandshakeFailed,
+    NoRoute,
     OperationTimeout,
     PeerConfig,
     Tunnel,
@@ -139,6 +140,13 @@ def test_the_thread_acknowledges_while_nobody_waits(peer: WireGuardPeer, tunnel:
 
     until(all_here)
     stream.close()
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 123_456])
+def test_a_port_that_does_not_exist_is_no_route(tunnel: Tunnel, port: int) -> None:
+    """An OSError, so that HTTP libraries report it as a failed connect."""
+    with pytest.raises(NoRoute, match=rf"port {port} is outside 1\.\.65535"):
+        tunnel.connect_tcp(IPV4, port, PATIENCE)
 
 
 def test_reader_and_writer_of_one_stream_go_on_at_once(tunnel: Tunnel) -> None:

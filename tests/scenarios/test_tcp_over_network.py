@@ -11,7 +11,7 @@ from httpx_wireguard._config import Config, PeerConfig
 from httpx_wireguard._engine import Engine
 from httpx_wireguard._errors import ConnectionTimedOut, WireGuardError
 from httpx_wireguard._netstack.listener import HALF_OPEN_LIMIT, TcpListener
-from httpx_wireguard._netstack.stack import Stack
+from httpx_wireguard._netstack.stack import EPHEMERAL_PORTS, Stack
 from httpx_wireguard._netstack.tcp import State, TcpConnection
 from httpx_wireguard._wire import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP
 from httpx_wireguard._wire.checksum import pseudo_header_sum
@@ -477,19 +477,11 @@ def test_small_writes_that_nobody_reads_do_not_fill_memory() -> None:
     assert served.receiver.buffered <= (1 << 17) + 256
 
 
-def test_simultaneous_opens_become_one_connection() -> None:
+def test_simultaneous_opens_become_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 9293 3.5 figure 7, MUST-10: both ends agree on the ports."""
-
-    class Fixed:
-        def __init__(self, port: int) -> None:
-            self.port = port
-
-        def random(self, n: int) -> bytes:
-            return (self.port - 32768).to_bytes(2, "big") if n == 2 else bytes([self.port & 0xFF]) * n
-
     hosts, network = bare()
     for host, port in zip(hosts, (40000, 40001), strict=True):
-        host.stack = Stack([PACKED[4][host.index]], 1420, Fixed(port), 1 << 17)
+        monkeypatch.setattr(host.stack, "_next_port_offset", lambda _, offset=port - EPHEMERAL_PORTS[0]: offset)
     one = hosts[0].stack.open_tcp((PACKED[4][1], 40001), network.now)
     two = hosts[1].stack.open_tcp((PACKED[4][0], 40000), network.now)
     network.advance(1.0)

@@ -263,3 +263,10 @@ def test_data_written_during_a_renegotiation_leaves_when_it_ends() -> None:
     session.receive_data(b"Finished")
     assert session.read(100) is None
     assert session.data_to_send() == b"onetwo"
+
+
+@pytest.mark.parametrize("hostname", [None, ""])
+def test_a_context_that_checks_names_wants_one(hostname: str | None) -> None:
+    """`wrap_bio` of Python 3.11 would accept any certificate then."""
+    with pytest.raises(ValueError, match="check_hostname requires server_hostname"):
+        TlsSession(ssl.create_default_context(), hostname)

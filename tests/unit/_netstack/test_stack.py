@@ -101,10 +101,12 @@ def established(host: Stack, *, remote: bytes = THEM, now: float = 0.0) -> tuple
     return connection, syn.sequence + 1
 
 
-def accepted(host: Stack, *, sequence: int = 100, port: int = 50000, now: float = 0.0) -> TcpConnection:
-    """A passive open on port 80, accepted."""
+def accepted(
+    host: Stack, *, sequence: int = 100, port: int = 50000, now: float = 0.0, options: TcpOptions | None = None
+) -> TcpConnection:
+    """A passive open on port 80, accepted; `options` are the SYN's."""
     listener = host.listen_tcp(80)
-    host.receive_packets([tcp(SYN, sequence, ports=(port, 80))], now)
+    host.receive_packets([tcp(SYN, sequence, ports=(port, 80), options=options)], now)
     (answer,) = segments(host, now)
     host.receive_packets([tcp(ACK, sequence + 1, answer.sequence + 1, ports=(port, 80))], now)
     connection = listener.accept(now)
@@ -120,6 +122,14 @@ def test_an_open_starts_from_our_address_of_the_same_family() -> None:
     host = stack()
     assert host.open_tcp((THEM, 80), 0.0).local[0] == "10.0.0.2"
     assert host.open_tcp((THEM6, 80), 0.0).local[0] == "fd00::2"
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_local_port_that_is_none_is_refused(port: int) -> None:
+    with pytest.raises(OverflowError, match="port must be 0-65535"):
+        stack().listen_tcp(port)
+    with pytest.raises(OverflowError, match="port must be 0-65535"):
+        stack().open_udp(port)
 
 
 def test_an_open_towards_a_family_without_address_has_no_route() -> None:
@@ -141,36 +151,39 @@ def test_an_open_towards_no_single_host_is_refused(remote: str) -> None:
         stack().open_tcp((address(remote), 80), 0.0)
 
 
-def test_local_ports_are_random_and_from_the_wide_range() -> None:
-    """RFC 6056 3.3.1."""
+def test_local_ports_are_of_the_wide_range_and_random_for_udp() -> None:
+    """RFC 6056 3.3.1, and RFC 5452 9.2 for DNS."""
     host = stack()
-    ports = [host.open_tcp((THEM, 80), 0.0).local[1] for _ in range(20)]
+    ports = [host.open_udp().local_port for _ in range(20)]
     assert len(set(ports)) == 20
-    assert all(port in EPHEMERAL_PORTS for port in ports)
+    assert all(port in EPHEMERAL_PORTS for port in (*ports, host.open_tcp((THEM, 80), 0.0).local[1]))
     assert max(ports) - min(ports) > 5000
+
+
+def test_ports_count_up_from_a_secret_start_for_each_destination() -> None:
+    """RFC 6056 3.3.3: so that one comes again as late as can be."""
+    first, other = stack(seed=1), stack(seed=2)
+    ports = [first.open_tcp((THEM, 80), 0.0).local[1] for _ in range(3)]
+    assert ports == [ports[0], ports[0] + 1, ports[0] + 2]
+    assert first.open_tcp((OTHER, 80), 0.0).local[1] != ports[0] + 3
+    assert other.open_tcp((THEM, 80), 0.0).local[1] != ports[0]
 
 
 def test_a_local_port_may_serve_many_remotes() -> None:
     """RFC 9293 3.4: a connection is named by both its ends."""
-
-    class Same:
-        def random(self, n: int) -> bytes:
-            return bytes(n)
-
-    host = Stack((US,), 1420, Same(), 1 << 17)
-    assert host.open_tcp((THEM, 80), 0.0).local[1] == 32768
-    assert host.open_tcp((OTHER, 80), 0.0).local[1] == 32768
-    assert host.open_tcp((THEM, 80), 0.0).local[1] == 32769
+    host = stack()
+    ports = [host.open_tcp((THEM, port), 0.0).local[1] for port in range(1, 1000)]
+    assert len(set(ports)) < len(ports), "of so many, two have the same by chance"
 
 
 def test_initial_sequence_numbers_follow_a_clock_and_a_secret() -> None:
-    """RFC 6528 3: 4 microseconds a tick, and an offset per pair of ends that nobody else can compute."""
+    """RFC 6528 3: a clock, here of 64 ns a tick, and an offset per pair of ends that nobody else can compute."""
     first, later, other = stack(seed=1), stack(seed=1), stack(seed=2)
     numbers = []
     for host, now in ((first, 0.0), (later, 1.0), (other, 0.0)):
         host.open_tcp((THEM, 80), now)
         numbers.append(segments(host, now)[0].sequence)
-    assert (numbers[1] - numbers[0]) % 2**32 == 250_000
+    assert (numbers[1] - numbers[0]) % 2**32 == 15_625_000
     assert numbers[0] != numbers[2]
 
 
@@ -326,9 +339,9 @@ def test_a_finished_handshake_reaches_accept() -> None:
 # -- TIME-WAIT
 
 
-def in_time_wait(host: Stack) -> TcpConnection:
-    """We closed first, after more data than a clock of 4 microseconds ticks by; the far side's data ended at 101."""
-    connection = accepted(host)
+def in_time_wait(host: Stack, options: TcpOptions | None = None) -> TcpConnection:
+    """We closed first, after more data than the clock of numbers ticks by; the far side's data ended at 101."""
+    connection = accepted(host, options=options)
     connection.send(bytes(200_000), 0.0)
     while sent(host):
         host.receive_packets([tcp(ACK, 101, connection.sender.next)], 0.0)
@@ -353,6 +366,18 @@ def test_a_new_syn_may_take_over_a_connection_in_time_wait() -> None:
     assert listener.accept(0.3) is not None
     assert old.state is State.CLOSED
     assert host.connection_count == 1
+
+
+@pytest.mark.parametrize("newer_by, taken_over", [(1, True), (0, False), (-1, False), (2**31, False)])
+def test_a_newer_timestamp_takes_over_time_wait_whatever_the_sequence_number(newer_by: int, taken_over: bool) -> None:
+    """RFC 6191 2: a connection faster than the clock of sequence numbers leaves an older number behind."""
+    host = stack()
+    old = in_time_wait(host, TcpOptions(timestamp_value=1000, timestamp_echo=0))
+    host.listen_tcp(80)
+    options = TcpOptions(timestamp_value=(1000 + newer_by) % 2**32, timestamp_echo=0)
+    host.receive_packets([tcp(SYN, 90, options=options)], 0.2)
+    assert [segment.flags for segment in segments(host, 0.2)] == [SYN | ACK if taken_over else ACK]
+    assert (old.state is State.CLOSED) == taken_over
 
 
 def test_an_old_syn_does_not_disturb_time_wait() -> None:
