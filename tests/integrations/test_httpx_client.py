@@ -1,32 +1,30 @@
-"""An ordinary httpx client over a tunnel to a peer in this process."""
+"""Ordinary clients of httpx and httpx2, in threads and on event loops, over a tunnel to a peer in this process."""
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
-import httpcore
-import httpx
 import pytest
 
-from httpx_wireguard import (
-    Config,
-    ConnectionRefused,
-    NameResolutionError,
-    NoRoute,
-    PeerConfig,
-    Tunnel,
-    WireGuardBackend,
-    WireGuardTransport,
-)
-from httpx_wireguard._streams import Stream
+from httpx_wireguard import Config, ConnectionRefused, NameResolutionError, NoRoute, PeerConfig, Tunnel
+from httpx_wireguard._streams import SyncStream
 from httpx_wireguard.testing import HOST, IPV4, IPV6, WireGuardPeer, body
+from tests.http2_server import Http2Server, fingerprint, http1_context
+from tests.http_clients import KINDS, Kind
+from tests.tls_server import TlsServer, client_context
 
 PATIENCE = 20.0  # seconds
 MANY = tuple(f"10.66.1.{number}" for number in range(1, 121))  # too many addresses for a UDP answer
+TLS_HOST = "server.test"  # in the certificate
+
+CLIENTS = 30
+clients = itertools.cycle(range(1, CLIENTS))  # a key used again at once may have to wait for the server's flood limit
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
 class OneAnswerServer:
@@ -39,15 +37,20 @@ class OneAnswerServer:
         self.close = threading.Event()
         self.closed = threading.Event()
 
-    def __call__(self, stream: Stream) -> None:
+    def __call__(self, stream: SyncStream | TlsServer) -> None:
         self.connections += 1
         data = b""
         while b"\r\n\r\n" not in data:
-            data += stream.read(65536)
+            data += stream.read(65_536)
         stream.write(self.ANSWER)
         self.close.wait(PATIENCE)
         stream.close()
         self.closed.set()
+
+    def reset(self) -> None:
+        """Keep connections again."""
+        self.close.clear()
+        self.closed.clear()
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +59,25 @@ def one_answer() -> OneAnswerServer:
 
 
 @pytest.fixture(scope="module")
-def peer(one_answer: OneAnswerServer) -> Iterator[WireGuardPeer]:
-    names = {"many.peer.test": (*MANY, IPV4), "dual.peer.test": ("fd66::dead", IPV4), "short.search.test": (IPV4,)}
-    with WireGuardPeer(servers={8000: one_answer, 25: lambda stream: None}, names=names, clients=2) as peer:
+def http2_server() -> Http2Server:
+    return Http2Server()
+
+
+@pytest.fixture(scope="module")
+def peer(one_answer: OneAnswerServer, http2_server: Http2Server) -> Iterator[WireGuardPeer]:
+    names = {
+        "many.peer.test": (*MANY, IPV4),
+        "dual.peer.test": ("fd66::dead", IPV4),
+        "short.search.test": (IPV4,),
+        TLS_HOST: (IPV4,),
+    }
+    servers: dict[int, Callable[[SyncStream], None]] = {
+        8000: one_answer,
+        25: lambda stream: None,
+        443: http2_server,
+        8443: lambda stream: one_answer(TlsServer(stream, http1_context())),
+    }
+    with WireGuardPeer(servers=servers, names=names, clients=CLIENTS) as peer:
         yield peer
 
 
@@ -69,51 +88,148 @@ def tunnel(peer: WireGuardPeer) -> Iterator[Tunnel]:
 
 
 @pytest.fixture
-def client(tunnel: Tunnel) -> Iterator[httpx.Client]:
-    with httpx.Client(transport=WireGuardTransport(tunnel), timeout=PATIENCE) as client:
-        yield client
+def config(peer: WireGuardPeer) -> Config:
+    return peer.client_config(next(clients))
 
 
+@pytest.fixture
+def conf(kind: Kind, config: Config, tunnel: Tunnel) -> Tunnel | Config:
+    """Threads share a tunnel; an event loop has one of its own, which runs inside it."""
+    return config if kind.is_async else tunnel
+
+
+@every_kind
 @pytest.mark.parametrize("host", [IPV4, f"[{IPV6}]", HOST, HOST.upper()])
-def test_a_page_comes_by_address_and_by_name(client: httpx.Client, host: str) -> None:
-    response = client.get(f"http://{host}/bytes/100000")
-    assert (response.status_code, response.http_version) == (200, "HTTP/1.1")
-    assert response.content == body(100_000)
+def test_a_page_comes_by_address_and_by_name(kind: Kind, conf: Any, host: str) -> None:
+    async def main() -> None:
+        async with kind.client(conf) as client:
+            response = await client.get(f"http://{host}/bytes/100000")
+            assert (response.status_code, response.http_version) == (200, "HTTP/1.1")
+            assert response.content == body(100_000)
+
+    kind.run(main)
 
 
-def test_an_upload_arrives_whole_with_and_without_a_known_length(client: httpx.Client) -> None:
+@every_kind
+def test_an_upload_arrives_whole_with_and_without_a_known_length(kind: Kind, conf: Any) -> None:
     content = body(3_000_000)
-    expected = {"length": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    assert client.put(f"http://{IPV4}/", content=content).json() == expected
-    pieces = (content[at : at + 70_000] for at in range(0, len(content), 70_000))
-    assert client.post(f"http://{IPV4}/", content=pieces).json() == expected
+    expected = fingerprint(content)
+
+    async def main() -> None:
+        async with kind.client(conf) as client:
+            assert (await client.put(f"http://{IPV4}/", content=content)).json() == expected
+            pieces = kind.content(content[at : at + 70_000] for at in range(0, len(content), 70_000))
+            assert (await client.post(f"http://{IPV4}/", content=pieces)).json() == expected
+
+    kind.run(main)
 
 
-def test_requests_one_after_the_other_share_a_connection(client: httpx.Client) -> None:
-    streams = {id(client.get(f"http://{HOST}/").extensions["network_stream"]._stream) for _ in range(5)}
-    assert len(streams) == 1
+@every_kind
+def test_requests_one_after_the_other_share_a_connection(kind: Kind, conf: Any) -> None:
+    async def main() -> None:
+        async with kind.client(conf) as client:
+            streams = set()
+            for _ in range(5):
+                response = await client.get(f"http://{HOST}/")
+                streams.add(response.extensions["network_stream"].get_extra_info("client_addr"))
+            assert len(streams) == 1
+
+    kind.run(main)
 
 
+@every_kind
+@pytest.mark.parametrize("base", [f"http://{IPV4}:8000", f"https://{TLS_HOST}:8443"])
 def test_an_idle_connection_that_the_server_closed_is_not_used_again(
-    client: httpx.Client, one_answer: OneAnswerServer
+    kind: Kind, conf: Any, one_answer: OneAnswerServer, base: str
 ) -> None:
     """httpcore asks `is_readable` before it sends a request on an idle connection."""
-    url = f"http://{IPV4}:8000/"
-    assert client.get(url).text == "ok"
-    before = one_answer.connections
+    one_answer.reset()
+
+    async def main() -> None:
+        async with kind.client(conf, verify=client_context()) as client:
+            assert (await client.get(base)).text == "ok"
+            before = one_answer.connections
+            one_answer.close.set()
+            assert one_answer.closed.wait(PATIENCE)
+            await client.get(f"http://{HOST}/")  # the server's FIN left before this answer
+            assert (await client.get(base)).text == "ok"
+            assert one_answer.connections == before + 1
+
+    kind.run(main)
+
+
+@every_kind
+def test_many_requests_at_once(kind: Kind, conf: Any) -> None:
+    async def main() -> None:
+        async with kind.client(conf) as client:
+
+            async def fetch(numbers: range) -> bool:
+                return all([(await client.get(f"http://{HOST}/bytes/{n}")).content == body(n) for n in numbers])
+
+            assert all(await kind.gather(*(lambda n=n: fetch(range(n, 200, 20)) for n in range(20))))
+
+    kind.run(main)
+
+
+@every_kind
+def test_http2_answers_many_requests_on_one_connection(kind: Kind, conf: Any, http2_server: Http2Server) -> None:
+    """The server answers the first only when it has the last; afterwards large bodies go both ways at once."""
+    before = http2_server.connections
+    upload = body(400_000)
+    turns = Turns(kind)
+
+    async def main() -> None:
+        async with kind.client(conf, verify=client_context(), http2=True) as client:
+
+            async def get(path: str) -> Any:
+                response = await client.get(f"https://{TLS_HOST}{path}", extensions=turns.take())
+                assert response.http_version == "HTTP/2"
+                return response.content
+
+            async def put() -> Any:
+                return (await client.put(f"https://{TLS_HOST}/", content=upload, extensions=turns.take())).json()
+
+            await get("/bytes/0")  # from now on it is known that the connection is shared
+            assert await kind.gather(*[lambda: get("/meet/8")] * 8) == [b"met"] * 8
+            downloads: list[Callable[[], Coroutine[Any, Any, Any]]] = [lambda: get("/bytes/400000")] * 5
+            results = await kind.gather(*downloads, *[put] * 5)
+            assert results == [body(400_000)] * 5 + [fingerprint(upload)] * 5
+
+    kind.run(main)
+    assert http2_server.connections == before + 1
+
+
+class Turns:
+    """Lets threads send their HTTP/2 headers one after the other; httpcore numbers them without a lock."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._lock = None if kind.is_async else threading.Lock()
+
+    def take(self) -> dict[str, Any]:
+        """Wait for a turn. Returns the extensions of the request that ends it."""
+        if self._lock is None:
+            return {}
+        assert self._lock.acquire(timeout=PATIENCE)
+        return {"trace": self._on_event}
+
+    def _on_event(self, name: str, info: Any) -> None:
+        if name == "http2.send_request_headers.complete":
+            assert self._lock is not None
+            self._lock.release()
+
+
+@every_kind
+def test_http2_falls_back_to_http1_when_the_server_does_not_know_it(
+    kind: Kind, conf: Any, one_answer: OneAnswerServer
+) -> None:
     one_answer.close.set()
-    assert one_answer.closed.wait(PATIENCE)
-    client.get(f"http://{HOST}/")  # the server's FIN left before this answer
-    assert client.get(url).text == "ok"
-    assert one_answer.connections == before + 1
 
+    async def main() -> None:
+        async with kind.client(conf, verify=client_context(), http2=True) as client:
+            response = await client.get(f"https://{TLS_HOST}:8443/")
+            assert (response.text, response.http_version) == ("ok", "HTTP/1.1")
 
-def test_many_threads_share_one_client(client: httpx.Client) -> None:
-    def fetch(number: int) -> bool:
-        return client.get(f"http://{HOST}/bytes/{number}").content == body(number)
-
-    with ThreadPoolExecutor(20) as pool:
-        assert all(pool.map(fetch, range(400)))
+    kind.run(main)
 
 
 def test_a_truncated_dns_answer_is_asked_for_again_over_tcp(tunnel: Tunnel) -> None:
@@ -122,18 +238,51 @@ def test_a_truncated_dns_answer_is_asked_for_again_over_tcp(tunnel: Tunnel) -> N
     assert set(addresses) <= {*MANY, IPV4}
 
 
-def test_a_dead_ipv6_address_costs_a_quarter_of_a_second(client: httpx.Client) -> None:
+@every_kind
+def test_a_dead_ipv6_address_costs_a_quarter_of_a_second(kind: Kind, conf: Any) -> None:
     """RFC 8305 5: the next address is tried while the first is still silent."""
-    assert client.get("http://dual.peer.test/").status_code == 200
+
+    async def main() -> None:
+        async with kind.client(conf) as client:
+            assert (await client.get("http://dual.peer.test/")).status_code == 200
+
+    kind.run(main)
 
 
-def test_a_relative_name_is_looked_up_in_the_search_domains(peer: WireGuardPeer) -> None:
-    config = peer.client_config(1)
+@every_kind
+def test_dns_servers_may_be_given_to_the_transport(kind: Kind, config: Config) -> None:
+    async def main() -> None:
+        async with kind.client(without_dns(config), dns=[IPV4]) as client:
+            assert (await client.get(f"http://{HOST}/")).status_code == 200
+
+    kind.run(main)
+
+
+@every_kind
+def test_a_relative_name_is_looked_up_in_the_search_domains(kind: Kind, config: Config) -> None:
     searching = Config(config.private_key, config.address, config.peers, [IPV4, "search.test"])
-    with httpx.Client(transport=WireGuardTransport(searching), timeout=PATIENCE) as client:
-        assert client.get("http://short/").status_code == 200
+
+    async def main() -> None:
+        async with kind.client(searching) as client:
+            assert (await client.get("http://short/")).status_code == 200
+
+    kind.run(main)
 
 
+def check_failure(kind: Kind, conf: Any, url: str, cause: type[Exception], text: str) -> None:
+    """The request fails as httpx's own error, with the cause at the bottom."""
+
+    async def main() -> None:
+        async with kind.client(conf) as client:
+            with pytest.raises(kind.http.ConnectError, match=text) as caught:
+                await client.get(url)
+            assert isinstance(caught.value.__cause__, kind.core.ConnectError)
+            assert isinstance(caught.value.__cause__.__cause__, cause)
+
+    kind.run(main)
+
+
+@every_kind
 @pytest.mark.parametrize(
     ("url", "cause", "text"),
     [
@@ -143,12 +292,9 @@ def test_a_relative_name_is_looked_up_in_the_search_domains(peer: WireGuardPeer)
     ],
 )
 def test_a_failure_is_httpx_own_error_with_the_cause(
-    client: httpx.Client, url: str, cause: type[Exception], text: str
+    kind: Kind, conf: Any, url: str, cause: type[Exception], text: str
 ) -> None:
-    with pytest.raises(httpx.ConnectError, match=text) as caught:
-        client.get(url)
-    assert isinstance(caught.value.__cause__, httpcore.ConnectError)
-    assert isinstance(caught.value.__cause__.__cause__, cause)
+    check_failure(kind, conf, url, cause, text)
 
 
 def narrow(config: Config) -> Config:
@@ -164,6 +310,7 @@ def only_ipv4(config: Config) -> Config:
     return Config(config.private_key, config.address[:1], config.peers)
 
 
+@every_kind
 @pytest.mark.parametrize(
     ("change", "url", "cause", "text"),
     [
@@ -173,45 +320,102 @@ def only_ipv4(config: Config) -> Config:
     ],
 )
 def test_a_configuration_that_cannot_reach_the_host_says_what_to_add(
-    peer: WireGuardPeer, change: Callable[[Config], Config], url: str, cause: type[Exception], text: str
+    kind: Kind,
+    config: Config,
+    change: Callable[[Config], Config],
+    url: str,
+    cause: type[Exception],
+    text: str,
 ) -> None:
-    transport = WireGuardTransport(change(peer.client_config(1)))
-    with httpx.Client(transport=transport) as client, pytest.raises(httpx.ConnectError, match=text) as caught:
-        client.get(url)
-    assert isinstance(caught.value.__cause__, httpcore.ConnectError)
-    assert isinstance(caught.value.__cause__.__cause__, cause)
+    check_failure(kind, change(config), url, cause, text)
 
 
-def test_a_server_that_closes_at_once_is_a_read_or_protocol_error_not_a_hang(client: httpx.Client) -> None:
-    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)):
-        client.get(f"http://{IPV4}:25/")
+@every_kind
+def test_a_server_that_closes_at_once_is_a_read_or_protocol_error_not_a_hang(kind: Kind, conf: Any) -> None:
+    errors = (kind.http.RemoteProtocolError, kind.http.ReadError, kind.http.WriteError)
+
+    async def main() -> None:
+        async with kind.client(conf) as client:
+            with pytest.raises(errors):
+                await client.get(f"http://{IPV4}:25/")
+
+    kind.run(main)
 
 
-def test_a_read_timeout_is_kept_and_named(client: httpx.Client, one_answer: OneAnswerServer) -> None:
-    one_answer.close.clear()
-    with client.stream("GET", f"http://{IPV4}:8000/", timeout=0.2) as response:
-        assert response.read() == b"ok"
-    stream = response.extensions["network_stream"]
-    with pytest.raises(httpcore.ReadTimeout, match=r"sent nothing for 0\.2 s"):
-        stream.read(1, timeout=0.2)
+@every_kind
+def test_a_read_timeout_is_httpx_own_error_with_our_text(kind: Kind, conf: Any, one_answer: OneAnswerServer) -> None:
+    one_answer.reset()
+
+    async def main() -> None:
+        async with kind.client(conf) as client, client.stream("GET", f"http://{IPV4}:8000/") as response:
+            assert await response.aread() == b"ok"
+            stream = response.extensions["network_stream"]
+            with pytest.raises(kind.core.ReadTimeout, match=r"sent nothing for 0\.2 s"):
+                await awaited(stream.read(1, timeout=0.2))
+
+    async def awaited(result: Any) -> Any:
+        return await result if kind.is_async else result
+
+    kind.run(main)
     one_answer.close.set()
 
 
-def test_a_plain_httpcore_pool_takes_the_backend(peer: WireGuardPeer) -> None:
-    backend = WireGuardBackend(peer.client_config(1))
-    with httpcore.ConnectionPool(network_backend=backend) as pool:
+@every_kind
+def test_retries_try_the_connection_again(kind: Kind, conf: Any) -> None:
+    """Between the attempts the backend sleeps, on whichever event loop runs."""
+    attempts: list[str] = []
+
+    def trace(name: str, info: Any) -> None:
+        if name == "connection.connect_tcp.started":
+            attempts.append(name)
+
+    async def trace_on_a_loop(name: str, info: Any) -> None:
+        trace(name, info)
+
+    async def main() -> None:
+        async with kind.client(conf, retries=2) as client:
+            with pytest.raises(kind.http.ConnectError, match="refused"):
+                await client.get(
+                    f"http://{IPV4}:81/", extensions={"trace": trace_on_a_loop if kind.is_async else trace}
+                )
+
+    kind.run(main)
+    assert len(attempts) == 3
+
+
+@every_kind
+def test_a_plain_pool_of_httpcore_takes_the_backend(kind: Kind, config: Config) -> None:
+
+    async def main() -> None:
+        backend = kind.family.ours.AsyncWireGuardBackend(config)
+        async with kind.core.AsyncConnectionPool(network_backend=backend) as pool:
+            assert (await pool.request("GET", f"http://{HOST}/bytes/10")).content == body(10)
+        await backend.aclose()
+
+    if kind.is_async:
+        kind.run(main)
+        return
+    backend = kind.family.ours.WireGuardBackend(config)
+    with kind.core.ConnectionPool(network_backend=backend) as pool:
         assert pool.request("GET", f"http://{HOST}/bytes/10").content == body(10)
     backend.close()
 
 
-def test_no_secret_is_logged(peer: WireGuardPeer, caplog: pytest.LogCaptureFixture) -> None:
+@every_kind
+def test_no_secret_is_logged(kind: Kind, config: Config, caplog: pytest.LogCaptureFixture) -> None:
     """Every level, every layer, and the errors of a failing request."""
-    config = peer.client_config(1)
     secret = config.private_key.reveal()
-    with caplog.at_level(logging.DEBUG), httpx.Client(transport=WireGuardTransport(config)) as client:
-        client.get(f"http://{HOST}/")
-        with pytest.raises(httpx.ConnectError) as caught:
-            client.get("http://nowhere.test/")
-    shown = caplog.text + repr(caught.value) + repr(config) + repr(client._transport)
+    transport = kind.transport(config)
+
+    async def main() -> Any:
+        async with kind.client(config) as client:
+            await client.get(f"http://{HOST}/")
+            with pytest.raises(kind.http.ConnectError) as caught:
+                await client.get("http://nowhere.test/")
+            return caught.value
+
+    with caplog.at_level(logging.DEBUG):
+        error = kind.run(main)
+    shown = caplog.text + repr(error) + repr(config) + repr(transport) + repr(transport.tunnel)
     assert secret.hex() not in shown
     assert repr(secret)[2:-1] not in shown

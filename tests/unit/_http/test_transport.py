@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import httpcore
-import httpx
 import pytest
 
+from httpx_wireguard import _families
 from httpx_wireguard._errors import ConnectionRefused, ConnectionReset, EndpointError, HandshakeTimeout
-from httpx_wireguard._http import backend as backend_module
-from httpx_wireguard._http.transport import WireGuardTransport
-from httpx_wireguard._streams import SyncStream
+from httpx_wireguard._streams import AsyncTcpStream, SyncStream
+from tests.http_clients import FAMILIES, Family
 from tests.memory_tunnel import MemoryDriver, MemorySocket, MemoryTunnel
 from tests.tls_server import TlsServer, client_context
+
+pytestmark = pytest.mark.parametrize("family", FAMILIES, ids=str)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def tunnel() -> Iterator[MemoryTunnel]:
 @pytest.fixture
 def opened(tunnel: MemoryTunnel, monkeypatch: pytest.MonkeyPatch) -> MemoryTunnel:
     """The tunnel that a path opens."""
-    monkeypatch.setattr(backend_module, "Tunnel", lambda conf, dns: tunnel)
+    monkeypatch.setattr(_families, "Tunnel", lambda conf, dns: tunnel)
     return tunnel
 
 
@@ -36,7 +36,7 @@ def answer(tunnel: MemoryTunnel, body: bytes = b"ok") -> Callable[[MemorySocket]
     """An HTTP server that answers each read."""
 
     def serve(sock: MemorySocket) -> None:
-        respond(SyncStream(tunnel.driver, sock), body)
+        respond(SyncStream(AsyncTcpStream(tunnel.driver, sock)), body)
 
     return serve
 
@@ -47,21 +47,21 @@ def respond(stream: SyncStream | TlsServer, body: bytes = b"ok") -> None:
     stream.close()
 
 
-def test_a_client_gets_a_response_through_a_borrowed_tunnel(tunnel: MemoryTunnel) -> None:
+def test_a_client_gets_a_response_through_a_borrowed_tunnel(family: Family, tunnel: MemoryTunnel) -> None:
     tunnel.tcp["10.0.0.1", 80] = answer(tunnel)
-    with httpx.Client(transport=WireGuardTransport(tunnel)) as client:
+    with family.http.Client(transport=family.ours.WireGuardTransport(tunnel)) as client:
         assert client.get("http://10.0.0.1/").text == "ok"
     assert (tunnel.started, tunnel.closed) == (0, 0)
 
 
-def test_an_https_response_through_the_tunnel(tunnel: MemoryTunnel) -> None:
+def test_an_https_response_through_the_tunnel(family: Family, tunnel: MemoryTunnel) -> None:
     def serve(sock: MemorySocket) -> None:
-        respond(TlsServer(SyncStream(tunnel.driver, sock)))
+        respond(TlsServer(SyncStream(AsyncTcpStream(tunnel.driver, sock))))
 
     tunnel.tcp["10.0.0.1", 443] = serve
     context = client_context()
     context.check_hostname = False
-    with httpx.Client(transport=WireGuardTransport(tunnel, verify=context)) as client:
+    with family.http.Client(transport=family.ours.WireGuardTransport(tunnel, verify=context)) as client:
         response = client.get("https://10.0.0.1/")
         assert response.text == "ok"
         stream = response.extensions["network_stream"]
@@ -69,11 +69,11 @@ def test_an_https_response_through_the_tunnel(tunnel: MemoryTunnel) -> None:
         assert stream.get_extra_info("wireguard").host == "10.0.0.1"
 
 
-def test_an_https_proxy_inside_the_tunnel(tunnel: MemoryTunnel) -> None:
+def test_an_https_proxy_inside_the_tunnel(family: Family, tunnel: MemoryTunnel) -> None:
     """TLS to the proxy, and TLS to the server inside it."""
 
     def proxy(sock: MemorySocket) -> None:
-        outer = TlsServer(SyncStream(tunnel.driver, sock))
+        outer = TlsServer(SyncStream(AsyncTcpStream(tunnel.driver, sock)))
         assert outer.read(65_536).startswith(b"CONNECT server.test:443")
         outer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         respond(TlsServer(outer))
@@ -81,45 +81,60 @@ def test_an_https_proxy_inside_the_tunnel(tunnel: MemoryTunnel) -> None:
     tunnel.tcp["10.0.0.1", 8443] = proxy
     proxy_context = client_context()
     proxy_context.check_hostname = False
-    chosen = httpx.Proxy("https://10.0.0.1:8443", ssl_context=proxy_context)
-    with httpx.Client(transport=WireGuardTransport(tunnel, verify=client_context(), proxy=chosen)) as client:
+    chosen = family.http.Proxy("https://10.0.0.1:8443", ssl_context=proxy_context)
+    with family.http.Client(
+        transport=family.ours.WireGuardTransport(tunnel, verify=client_context(), proxy=chosen)
+    ) as client:
         assert client.get("https://server.test/").text == "ok"
     assert [connect["host"] for connect in tunnel.connects] == ["10.0.0.1"]
 
 
-def test_large_bodies_arrive_whole(tunnel: MemoryTunnel) -> None:
+def test_large_bodies_arrive_whole(family: Family, tunnel: MemoryTunnel) -> None:
     body = bytes(range(256)) * 4000
     tunnel.tcp["10.0.0.1", 80] = answer(tunnel, body)
-    with httpx.Client(transport=WireGuardTransport(tunnel)) as client:
+    with family.http.Client(transport=family.ours.WireGuardTransport(tunnel)) as client:
         assert client.get("http://10.0.0.1/").content == body
 
 
-def test_many_threads_share_a_client(tunnel: MemoryTunnel) -> None:
+def test_many_threads_share_a_client(family: Family, tunnel: MemoryTunnel) -> None:
     tunnel.tcp["10.0.0.1", 80] = answer(tunnel)
     with (
-        httpx.Client(transport=WireGuardTransport(tunnel)) as client,
+        family.http.Client(transport=family.ours.WireGuardTransport(tunnel)) as client,
         ThreadPoolExecutor(8) as executor,
     ):
         texts = list(executor.map(lambda _: client.get("http://10.0.0.1/").text, range(80)))
     assert texts == ["ok"] * 80
 
 
-def test_an_own_tunnel_starts_with_the_client_and_ends_with_it(opened: MemoryTunnel) -> None:
-    transport = WireGuardTransport("wg0.conf")
+def test_an_own_tunnel_starts_with_the_client_and_ends_with_it(family: Family, opened: MemoryTunnel) -> None:
+    transport = family.ours.WireGuardTransport("wg0.conf")
     assert opened.started == 0
-    with httpx.Client(transport=transport):
+    with family.http.Client(transport=transport):
         assert (opened.started, opened.closed) == (1, 0)
     assert opened.closed == 1
     assert transport.tunnel is opened
 
 
-def test_an_own_tunnel_ends_with_close_without_a_with_block(opened: MemoryTunnel) -> None:
-    httpx.Client(transport=WireGuardTransport("wg0.conf")).close()
+def test_an_own_tunnel_ends_with_close_without_a_with_block(family: Family, opened: MemoryTunnel) -> None:
+    family.http.Client(transport=family.ours.WireGuardTransport("wg0.conf")).close()
+    assert opened.closed == 1
+
+
+def test_a_start_that_is_interrupted_leaves_no_tunnel_behind(
+    family: Family, opened: MemoryTunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(opened, "start", start)
+    client = family.http.Client(transport=family.ours.WireGuardTransport("wg0.conf"))
+    with pytest.raises(KeyboardInterrupt):
+        client.__enter__()
     assert opened.closed == 1
 
 
 def test_a_tunnel_that_does_not_start_fails_the_request_and_not_the_client(
-    opened: MemoryTunnel, monkeypatch: pytest.MonkeyPatch
+    family: Family, opened: MemoryTunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start() -> None:
         raise EndpointError("vpn.test does not resolve")
@@ -127,8 +142,8 @@ def test_a_tunnel_that_does_not_start_fails_the_request_and_not_the_client(
     monkeypatch.setattr(opened, "start", start)
     opened.tcp["10.0.0.1", 80] = EndpointError("vpn.test does not resolve")
     with (
-        httpx.Client(transport=WireGuardTransport("wg0.conf")) as client,
-        pytest.raises(httpx.ConnectError, match=r"vpn\.test does not resolve"),
+        family.http.Client(transport=family.ours.WireGuardTransport("wg0.conf")) as client,
+        pytest.raises(family.http.ConnectError, match=r"vpn\.test does not resolve"),
     ):
         client.get("http://10.0.0.1/")
 
@@ -136,24 +151,27 @@ def test_a_tunnel_that_does_not_start_fails_the_request_and_not_the_client(
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [
-        (ConnectionRefused("10.0.0.1:80 refused the connection"), httpx.ConnectError),
-        (HandshakeTimeout("198.51.100.1:51820", 2, 5.0), httpx.ConnectTimeout),
+        (ConnectionRefused("10.0.0.1:80 refused the connection"), "ConnectError"),
+        (HandshakeTimeout("198.51.100.1:51820", 2, 5.0), "ConnectTimeout"),
     ],
 )
-def test_an_error_is_httpxs_with_our_text(tunnel: MemoryTunnel, failure: Any, expected: type[Exception]) -> None:
+def test_an_error_is_httpxs_with_our_text(family: Family, tunnel: MemoryTunnel, failure: Any, expected: str) -> None:
     tunnel.tcp["10.0.0.1", 80] = failure
-    with httpx.Client(transport=WireGuardTransport(tunnel)) as client, pytest.raises(expected) as caught:
+    with (
+        family.http.Client(transport=family.ours.WireGuardTransport(tunnel)) as client,
+        pytest.raises(getattr(family.http, expected)) as caught,
+    ):
         client.get("http://10.0.0.1/")
     assert str(caught.value) == str(failure)
     assert caught.value.__cause__ is not None
     assert caught.value.__cause__.__cause__ is failure
 
 
-def test_an_error_in_the_middle_of_a_body_keeps_its_cause(tunnel: MemoryTunnel) -> None:
+def test_an_error_in_the_middle_of_a_body_keeps_its_cause(family: Family, tunnel: MemoryTunnel) -> None:
     """httpcore's pool raises `from None`; the tunnel's own error must be found below httpx's all the same."""
 
     def break_off(sock: MemorySocket) -> None:
-        stream = SyncStream(tunnel.driver, sock)
+        stream = SyncStream(AsyncTcpStream(tunnel.driver, sock))
         stream.read(65_536)
         stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
         with tunnel.driver.lock:
@@ -161,71 +179,87 @@ def test_an_error_in_the_middle_of_a_body_keeps_its_cause(tunnel: MemoryTunnel) 
             tunnel.driver.pump()
 
     tunnel.tcp["10.0.0.1", 80] = break_off
-    with httpx.Client(transport=WireGuardTransport(tunnel)) as client, pytest.raises(httpx.ReadError) as caught:
+    with (
+        family.http.Client(transport=family.ours.WireGuardTransport(tunnel)) as client,
+        pytest.raises(family.http.ReadError) as caught,
+    ):
         client.get("http://10.0.0.1/")
     assert caught.value.__cause__ is not None
     assert isinstance(caught.value.__cause__.__cause__, ConnectionReset)
 
 
 def test_http2_without_its_package_is_httpxs_import_error(
-    tunnel: MemoryTunnel, monkeypatch: pytest.MonkeyPatch
+    family: Family, tunnel: MemoryTunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        "httpx_wireguard._http.transport.find_spec", lambda name: None if name == "h2" else find_spec(name)
+    monkeypatch.setattr(_families, "find_spec", lambda name: None if name == "h2" else find_spec(name))
+    with pytest.raises(ImportError, match=rf"pip install {family}\[http2\]"):
+        family.ours.WireGuardTransport(tunnel, http2=True)
+
+
+def test_tools_that_wrap_http_transport_see_the_requests(
+    family: Family, tunnel: MemoryTunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instrumentation (OpenTelemetry) and mocks (pytest_httpx) replace that method of that class."""
+    seen: list[Any] = []
+
+    def handle_request(transport: Any, request: Any) -> Any:
+        seen.append((type(transport), str(request.url)))
+        return family.http.Response(299)
+
+    monkeypatch.setattr(family.http.HTTPTransport, "handle_request", handle_request)
+    with family.http.Client(transport=family.ours.WireGuardTransport(tunnel)) as client:
+        assert client.get("http://10.0.0.1/").status_code == 299
+    assert seen == [(family.ours.WireGuardTransport, "http://10.0.0.1/")]
+    assert tunnel.connects == []
+
+
+def test_the_arguments_reach_the_pool(family: Family, tunnel: MemoryTunnel) -> None:
+    limits = family.http.Limits(max_connections=7, max_keepalive_connections=3, keepalive_expiry=2.0)
+    transport = family.ours.WireGuardTransport(
+        tunnel, http1=False, http2=True, limits=limits, retries=2, local_address="::"
     )
-    with pytest.raises(ImportError, match=r"pip install httpx\[http2\]"):
-        WireGuardTransport(tunnel, http2=True)
-
-
-def test_it_is_an_http_transport_whose_handle_request_is_left_alone(tunnel: MemoryTunnel) -> None:
-    """Instrumentation (OpenTelemetry, pytest_httpx) patches that method of that class."""
-    assert isinstance(WireGuardTransport(tunnel), httpx.HTTPTransport)
-    assert WireGuardTransport.handle_request is httpx.HTTPTransport.handle_request
-
-
-def test_the_arguments_reach_the_pool(tunnel: MemoryTunnel) -> None:
-    limits = httpx.Limits(max_connections=7, max_keepalive_connections=3, keepalive_expiry=2.0)
-    transport = WireGuardTransport(tunnel, http1=False, http2=True, limits=limits, retries=2, local_address="::")
     pool: Any = transport._pool
     assert (pool._max_connections, pool._max_keepalive_connections, pool._keepalive_expiry) == (7, 3, 2.0)
     assert (pool._http1, pool._http2, pool._retries, pool._local_address) == (False, True, 2, "::")
 
 
-def test_the_default_limits_are_httpxs(tunnel: MemoryTunnel) -> None:
-    ours: Any = WireGuardTransport(tunnel)._pool
-    theirs: Any = httpx.HTTPTransport()._pool
+def test_the_default_limits_are_httpxs(family: Family, tunnel: MemoryTunnel) -> None:
+    ours: Any = family.ours.WireGuardTransport(tunnel)._pool
+    theirs: Any = family.http.HTTPTransport()._pool
     for name in ("_max_connections", "_max_keepalive_connections", "_keepalive_expiry", "_http1", "_http2", "_retries"):
         assert getattr(ours, name) == getattr(theirs, name)
 
 
-def test_a_request_that_ends_between_assignment_and_connect_gives_its_slot_back(tunnel: MemoryTunnel) -> None:
+def test_a_request_that_ends_between_assignment_and_connect_gives_its_slot_back(
+    family: Family, tunnel: MemoryTunnel
+) -> None:
     """httpcore 1.0.9 keeps such a connection for ever, and with it a slot of the pool."""
     tunnel.tcp["10.0.0.1", 80] = answer(tunnel)
-    transport = WireGuardTransport(tunnel, limits=httpx.Limits(max_connections=1))
+    transport = family.ours.WireGuardTransport(tunnel, limits=family.http.Limits(max_connections=1))
     pool: Any = transport._pool
     create_connection = pool.create_connection
 
-    def interrupted(origin: httpcore.Origin) -> Any:
+    def interrupted(origin: Any) -> Any:
         pool.create_connection = create_connection
         connection = create_connection(origin)
 
-        def handle_request(request: httpcore.Request) -> None:
+        def handle_request(request: Any) -> None:
             raise KeyboardInterrupt
 
         connection.handle_request = handle_request
         return connection
 
     pool.create_connection = interrupted
-    with httpx.Client(transport=transport, timeout=1) as client:
+    with family.http.Client(transport=transport, timeout=1) as client:
         with pytest.raises(KeyboardInterrupt):
             client.get("http://10.0.0.1/")
         assert client.get("http://10.0.0.1/").text == "ok"
 
 
-def test_a_slot_given_back_goes_to_the_request_that_waits_for_it(tunnel: MemoryTunnel) -> None:
+def test_a_slot_given_back_goes_to_the_request_that_waits_for_it(family: Family, tunnel: MemoryTunnel) -> None:
     tunnel.tcp["10.0.0.1", 80] = answer(tunnel)
-    transport = WireGuardTransport(tunnel, limits=httpx.Limits(max_connections=1))
+    transport = family.ours.WireGuardTransport(tunnel, limits=family.http.Limits(max_connections=1))
     pool: Any = transport._pool
     create_connection, assign = pool.create_connection, pool._assign_requests_to_connections
     queued = threading.Event()
@@ -236,11 +270,11 @@ def test_a_slot_given_back_goes_to_the_request_that_waits_for_it(tunnel: MemoryT
             queued.set()
         return closing
 
-    def interrupted(origin: httpcore.Origin) -> Any:
+    def interrupted(origin: Any) -> Any:
         pool.create_connection = create_connection
         connection = create_connection(origin)
 
-        def handle_request(request: httpcore.Request) -> None:
+        def handle_request(request: Any) -> None:
             waiting.append(executor.submit(client.get, "http://10.0.0.1/"))
             assert queued.wait(5)
             raise KeyboardInterrupt
@@ -248,25 +282,25 @@ def test_a_slot_given_back_goes_to_the_request_that_waits_for_it(tunnel: MemoryT
         connection.handle_request = handle_request
         return connection
 
-    waiting: list[Future[httpx.Response]] = []
+    waiting: list[Future[Any]] = []
     pool.create_connection, pool._assign_requests_to_connections = interrupted, assign_and_tell
-    with httpx.Client(transport=transport, timeout=5) as client, ThreadPoolExecutor(1) as executor:
+    with family.http.Client(transport=transport, timeout=5) as client, ThreadPoolExecutor(1) as executor:
         with pytest.raises(KeyboardInterrupt):
             client.get("http://10.0.0.1/")
         assert waiting[0].result(10).text == "ok"
 
 
-def test_a_connection_given_to_a_request_is_not_closed_as_surplus(tunnel: MemoryTunnel) -> None:
+def test_a_connection_given_to_a_request_is_not_closed_as_surplus(family: Family, tunnel: MemoryTunnel) -> None:
     """httpcore 1.0.9 takes it for idle until the request has begun, and closes it when it has."""
     tunnel.tcp["10.0.0.1", 80] = answer(tunnel)
-    transport = WireGuardTransport(tunnel)
+    transport = family.ours.WireGuardTransport(tunnel)
     pool: Any = transport._pool
-    with httpx.Client(transport=transport) as client:
+    with family.http.Client(transport=transport) as client:
         client.get("http://10.0.0.1/")
         (connection,) = pool.connections
         handle_request = connection.handle_request
 
-        def late(request: httpcore.Request) -> Any:
+        def late(request: Any) -> Any:
             pool._max_keepalive_connections = 0
             assert pool._assign_requests_to_connections() == []  # by another thread
             return handle_request(request)
@@ -276,9 +310,11 @@ def test_a_connection_given_to_a_request_is_not_closed_as_surplus(tunnel: Memory
         assert pool.connections == []  # now it is surplus
 
 
-def test_the_environments_proxy_is_not_used(tunnel: MemoryTunnel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environments_proxy_is_not_used(
+    family: Family, tunnel: MemoryTunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request for the tunnel must not leave in the clear."""
     monkeypatch.setenv("ALL_PROXY", "http://192.0.2.1:3128")
     tunnel.tcp["10.0.0.1", 80] = answer(tunnel)
-    with httpx.Client(transport=WireGuardTransport(tunnel)) as client:
+    with family.http.Client(transport=family.ours.WireGuardTransport(tunnel)) as client:
         assert client.get("http://10.0.0.1/").text == "ok"

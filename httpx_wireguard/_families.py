@@ -1,0 +1,268 @@
+"""What the adapters to httpx and to httpx2 share. It imports neither, for who uses one need not have the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast
+
+from httpx_wireguard._config import Config
+from httpx_wireguard._tls import SupportsWrapBio
+from httpx_wireguard._tunnel import AsyncTunnel, Tunnel
+
+Conf = str | os.PathLike[str] | Config
+DnsServers = Sequence[str] | Literal["system"] | None
+Connection = TypeVar("Connection")
+
+_LOOKED_FOR_BY = {
+    **dict.fromkeys(("handle_request", "close", "__enter__", "__exit__"), "Client"),
+    **dict.fromkeys(("handle_async_request", "aclose", "__aenter__", "__aexit__"), "AsyncClient"),
+}
+_MODULES = {"httpx": "httpx_wireguard", "httpx2": "httpx_wireguard.httpx2"}  # where each family's transports are
+
+
+class StreamLike(Protocol):
+    """What a network stream needs of a connection for threads."""
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes: ...
+    def write(self, buffer: bytes, timeout: float | None = None) -> None: ...
+    def start_tls(
+        self, ssl_context: SupportsWrapBio, server_hostname: str | None = None, timeout: float | None = None
+    ) -> StreamLike: ...
+    def close(self) -> None: ...
+    def get_extra_info(self, info: str) -> Any: ...
+
+
+class AsyncStreamLike(Protocol):
+    """What a network stream needs of a connection for event loops."""
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes: ...
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None: ...
+    async def start_tls(
+        self, ssl_context: SupportsWrapBio, server_hostname: str | None = None, timeout: float | None = None
+    ) -> AsyncStreamLike: ...
+    async def aclose(self) -> None: ...
+    def get_extra_info(self, info: str) -> Any: ...
+
+
+class TunnelLike(Protocol):
+    """What a backend for threads needs of a tunnel."""
+
+    def start(self) -> object: ...
+    def close(self) -> object: ...
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> StreamLike: ...
+
+
+class AsyncTunnelLike(Protocol):
+    """What a backend for event loops needs of a tunnel."""
+
+    async def start(self) -> object: ...
+    async def aclose(self) -> object: ...
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> AsyncStreamLike: ...
+
+
+# -- tunnels
+
+
+def own_or_borrow(conf: Conf | TunnelLike, dns: DnsServers) -> tuple[TunnelLike, bool]:
+    """The tunnel for a backend's first argument, and whether it is the backend's own to start and close."""
+    if isinstance(conf, (str, os.PathLike, Config)):
+        return Tunnel(conf, dns=dns), True
+    if isinstance(cast("object", conf), AsyncTunnel):
+        raise TypeError("an AsyncTunnel serves the async classes alone: give this one a Tunnel, a path or a Config")
+    _check_borrowed(conf, dns)
+    return conf, False
+
+
+def async_own_or_borrow(conf: Conf | Tunnel | AsyncTunnelLike, dns: DnsServers) -> tuple[AsyncTunnelLike, bool]:
+    """`own_or_borrow` for event loops. A running `Tunnel` serves them too, and so is shared with threads."""
+    if isinstance(conf, (str, os.PathLike, Config)):
+        return AsyncTunnel(conf, dns=dns), True
+    _check_borrowed(conf, dns)
+    return (AsyncTunnel(conf) if isinstance(conf, Tunnel) else conf), False
+
+
+def _check_borrowed(tunnel: object, dns: DnsServers) -> None:
+    if not hasattr(tunnel, "connect_tcp"):
+        raise TypeError(f"expected the path of a wg-quick file, a Config or a tunnel, not {tunnel!r}")
+    if dns is not None:
+        raise TypeError("dns= belongs to the tunnel: pass it to Tunnel(), or pass a path or a Config here")
+
+
+# -- errors
+
+
+def raise_as(error: OSError, timeout_class: type[Exception], error_class: type[Exception]) -> NoReturn:
+    """Raise `error`, one of ours or of ssl's, as httpcore's class for it, with the diagnosis as its text."""
+    raise (timeout_class if isinstance(error, TimeoutError) else error_class)(str(error)) from error
+
+
+def restore_cause(error: BaseException) -> None:
+    """Undo the pool's `raise error from None`, which takes the tunnel's own error off httpcore's class for it."""
+    if error.__cause__ is None and isinstance(error.__context__, OSError):
+        error.__cause__ = error.__context__
+
+
+class WrongClientError(TypeError, AttributeError):
+    """A transport was given to a client that it is not for.
+
+    Also an `AttributeError`, so that `hasattr` keeps telling sync and async transports apart.
+    """
+
+
+def check_request(transport: str, request: object, request_class: type) -> None:
+    """Refuse a request of the other family, whose client could not read the response.
+
+    Raises:
+        WrongClientError: with the import line that is right for the client.
+    """
+    if not isinstance(request, request_class):
+        own, other = (kind.__module__.partition(".")[0] for kind in (request_class, type(request)))
+        hint = f": from {_MODULES[other]} import {transport}" if other in _MODULES else ""
+        raise WrongClientError(
+            f"this {transport} is for the clients of {own}, and the request comes from {other}{hint}"
+        )
+
+
+def check_http2(http2: bool, family: str) -> None:
+    """Refuse, as the family's own transports do, to speak HTTP/2 without the package for it."""
+    if http2 and find_spec("h2") is None:
+        raise ImportError(
+            "Using http2=True, but the 'h2' package is not installed. "
+            f"Make sure to install {family} using `pip install {family}[http2]`."
+        )
+
+
+def missing_attribute(transport: object, name: str, family: str) -> AttributeError:
+    """The error for an attribute that a transport lacks; it tells when the other kind of client looked for it."""
+    kind, client = type(transport).__name__, _LOOKED_FOR_BY.get(name)
+    if client is None:
+        return AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=transport)
+    needed = "AsyncWireGuardTransport" if client == "AsyncClient" else "WireGuardTransport"
+    return WrongClientError(
+        f"{family}.{client} needs another class than {kind}: from {_MODULES[family]} import {needed}"
+    )
+
+
+# -- connection pools: what httpcore 1.0.9 and httpcore2 2.16 need mended; without the fault a mend changes nothing
+
+
+def keep_requested_connections(pool: Any, closing: list[Connection]) -> list[Connection]:
+    """Put those of the connections to close that belong to a request back into the pool.
+
+    With threads, httpcore 1.0.9 takes such a connection for idle until its request has begun, and closes it as surplus;
+    or, when the request begins and is answered while another thread looks, for one that the server has ended.
+
+    Returns:
+        The others.
+    """
+    requested = _requested(pool)
+    pool._connections += [connection for connection in closing if id(connection) in requested]
+    return [connection for connection in closing if id(connection) not in requested]
+
+
+def take_abandoned(pool: Any) -> list[Any]:
+    """Take connections out of the pool that serve no request and are not idle, and give their slots away.
+
+    A request that ends between two of httpcore's steps, by cancellation above all, leaves them there for ever: never
+    connected (httpcore 1.0.9), or connected and never used (httpcore2, too). Where httpcore's internals have changed,
+    nothing is touched.
+
+    Returns:
+        Connections to close.
+    """
+    try:
+        with pool._optional_thread_lock:
+            requested = _requested(pool)
+            abandoned = [
+                connection
+                for connection in pool._connections
+                if id(connection) not in requested and not connection.is_idle()
+            ]
+            pool._connections = [connection for connection in pool._connections if connection not in abandoned]
+            return abandoned + cast("list[Any]", pool._assign_requests_to_connections())
+    except AttributeError:
+        return []
+
+
+def broken_connections(pool: Any) -> list[Any]:
+    """Connections to close because a write cut short has ended their stream.
+
+    HTTP/2 shares a connection, and httpcore does not notice that a cancelled write has ended it for all.
+    """
+    return [connection for connection in pool._connections if getattr(_network_stream(connection), "cut_short", False)]
+
+
+def _requested(pool: Any) -> set[int]:
+    return {id(request.connection) for request in pool._requests}
+
+
+def _network_stream(connection: Any) -> Any:
+    """The stream of what speaks HTTP at the end of a pool's connection, which wraps it once or, with a proxy, twice."""
+    while hasattr(connection, "_connection"):
+        connection = connection._connection
+    return getattr(connection, "_network_stream", None)
+
+
+class ResponseStream:
+    """A response's body, whose errors keep their cause."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+        except Exception as error:
+            restore_cause(error)
+            raise
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class AsyncResponseStream:
+    """A response's body, whose errors keep their cause."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Chunks(self._stream.__aiter__())
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _Chunks:
+    """No generator: one that is left in the middle is closed late, by the loop, which trio warns of."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._chunks.__anext__()
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            restore_cause(error)
+            raise

@@ -1,0 +1,243 @@
+# Made from _http/transport.py: edit that, then run `python -m tests.httpx2_twin`.
+"""httpx2 transports: httpx2's own, with their connection pool replaced by one that lives in a tunnel."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Self
+
+import httpcore2
+import httpx2
+
+from httpx_wireguard import _families
+from httpx_wireguard._families import AsyncTunnelLike, Conf, DnsServers, TunnelLike
+from httpx_wireguard._httpx2.backend import AsyncWireGuardBackend, WireGuardBackend
+from httpx_wireguard._tunnel import Tunnel
+
+CertTypes = str | tuple[str, str] | tuple[str, str, str]
+ProxyTypes = str | httpx2.URL | httpx2.Proxy
+
+
+class WireGuardConnectionPool(httpcore2.ConnectionPool):
+    """httpcore2's pool over a `WireGuardBackend`: it starts and closes the backend's own tunnel with itself."""
+
+    def __init__(self, backend: WireGuardBackend, **arguments: Any) -> None:
+        super().__init__(network_backend=backend, **arguments)
+        self._backend = backend
+
+    def __enter__(self) -> Self:
+        try:
+            self._backend.start()
+        except BaseException:  # interrupted: there will be no `__exit__`
+            self._backend.close()
+            raise
+        return self
+
+    def handle_request(self, request: httpcore2.Request) -> httpcore2.Response:
+        try:
+            response = super().handle_request(request)
+        except BaseException as error:
+            self._close_connections(_families.take_abandoned(self))
+            _families.restore_cause(error)
+            raise
+        response.stream = _families.ResponseStream(response.stream)
+        return response
+
+    def close(self) -> None:
+        super().close()
+        self._backend.close()
+
+    def _assign_requests_to_connections(self) -> list[httpcore2.ConnectionInterface]:
+        """httpcore2's, mended."""
+        broken = _families.broken_connections(self)
+        return broken + _families.keep_requested_connections(self, super()._assign_requests_to_connections())
+
+
+class WireGuardTransport(httpx2.HTTPTransport):
+    """A transport for `httpx2.Client(transport=...)` whose requests all go through a WireGuard tunnel.
+
+    The tunnel starts with the client's `with` block, else with the first request. Arguments that
+    `httpx2.HTTPTransport` has too mean the same. Give them here: httpx2 ignores those of a client that has a transport.
+
+    Args:
+        conf: path of a wg-quick file, or a `Config`: the transport owns the tunnel, and closes it with itself. Or a
+            running `Tunnel`, which it borrows.
+        dns: DNS servers in place of the configuration's; "system" resolves names outside the tunnel.
+        proxy: an HTTP or SOCKS proxy to reach inside the tunnel.
+        local_address: "0.0.0.0" and "::" confine connections to IPv4 and IPv6.
+
+    Raises:
+        ConfigError: the configuration cannot work.
+        ImportError: `http2=True` without the h2 package.
+    """
+
+    def __init__(
+        self,
+        conf: Conf | TunnelLike,
+        *,
+        dns: DnsServers = None,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: CertTypes | None = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx2.Limits | None = None,
+        proxy: ProxyTypes | None = None,
+        local_address: str | None = None,
+        retries: int = 0,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> None:
+        _families.check_http2(http2, httpx2.__name__)
+        context = httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        super().__init__(verify=context)
+        self._backend = WireGuardBackend(conf, dns=dns)
+        self._pool = WireGuardConnectionPool(
+            self._backend,
+            ssl_context=context,
+            http1=http1,
+            http2=http2,
+            local_address=local_address,
+            retries=retries,
+            socket_options=socket_options,
+            **_pool_arguments(limits, proxy),
+        )
+
+    @property
+    def tunnel(self) -> TunnelLike:
+        """The tunnel that the requests go through."""
+        return self._backend.tunnel
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """httpx2's own, which tools for tests and tracing may have wrapped; only checks who asks."""
+        _families.check_request("WireGuardTransport", request, httpx2.Request)
+        return super().handle_request(request)
+
+    if not TYPE_CHECKING:  # a type checker shall keep finding misspelled names
+
+        def __getattr__(self, name: str) -> Any:
+            raise _families.missing_attribute(self, name, httpx2.__name__)
+
+
+class AsyncWireGuardConnectionPool(httpcore2.AsyncConnectionPool):
+    """httpcore2's pool over an `AsyncWireGuardBackend`: it starts and closes the backend's own tunnel with itself."""
+
+    def __init__(self, backend: AsyncWireGuardBackend, **arguments: Any) -> None:
+        super().__init__(network_backend=backend, **arguments)
+        self._backend = backend
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._backend.start()
+        except BaseException:  # cancelled: there will be no `__aexit__`
+            await self._backend.aclose()
+            raise
+        return self
+
+    async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
+        try:
+            response = await super().handle_async_request(request)
+        except BaseException as error:
+            await self._close_connections(_families.take_abandoned(self))
+            _families.restore_cause(error)
+            raise
+        response.stream = _families.AsyncResponseStream(response.stream)
+        return response
+
+    async def aclose(self) -> None:
+        try:
+            await super().aclose()
+        finally:
+            await self._backend.aclose()
+
+    def _assign_requests_to_connections(self) -> list[httpcore2.AsyncConnectionInterface]:
+        """httpcore2's, mended."""
+        broken = _families.broken_connections(self)
+        return broken + _families.keep_requested_connections(self, super()._assign_requests_to_connections())
+
+
+class AsyncWireGuardTransport(httpx2.AsyncHTTPTransport):
+    """A transport for `httpx2.AsyncClient(transport=...)` whose requests all go through a WireGuard tunnel.
+
+    For asyncio and trio. The tunnel starts with the client's `async with` block, else with the first request. Arguments
+    that `httpx2.AsyncHTTPTransport` has too mean the same. Give them here: httpx2 ignores those of a client that has a
+    transport.
+
+    Args:
+        conf: path of a wg-quick file, or a `Config`: the transport owns the tunnel, and closes it with itself. Or an
+            `AsyncTunnel` or a running `Tunnel`, which it borrows.
+        dns: DNS servers in place of the configuration's; "system" resolves names outside the tunnel.
+        proxy: an HTTP or SOCKS proxy to reach inside the tunnel.
+        local_address: "0.0.0.0" and "::" confine connections to IPv4 and IPv6.
+
+    Raises:
+        ConfigError: the configuration cannot work.
+        ImportError: `http2=True` without the h2 package.
+    """
+
+    def __init__(
+        self,
+        conf: Conf | Tunnel | AsyncTunnelLike,
+        *,
+        dns: DnsServers = None,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: CertTypes | None = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx2.Limits | None = None,
+        proxy: ProxyTypes | None = None,
+        local_address: str | None = None,
+        retries: int = 0,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> None:
+        _families.check_http2(http2, httpx2.__name__)
+        context = httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        super().__init__(verify=context)
+        self._backend = AsyncWireGuardBackend(conf, dns=dns)
+        self._pool = AsyncWireGuardConnectionPool(
+            self._backend,
+            ssl_context=context,
+            http1=http1,
+            http2=http2,
+            local_address=local_address,
+            retries=retries,
+            socket_options=socket_options,
+            **_pool_arguments(limits, proxy),
+        )
+
+    @property
+    def tunnel(self) -> AsyncTunnelLike:
+        """The tunnel that the requests go through."""
+        return self._backend.tunnel
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """httpx2's own, which tools for tests and tracing may have wrapped; only checks who asks."""
+        _families.check_request("AsyncWireGuardTransport", request, httpx2.Request)
+        return await super().handle_async_request(request)
+
+    if not TYPE_CHECKING:  # a type checker shall keep finding misspelled names
+
+        def __getattr__(self, name: str) -> Any:
+            raise _families.missing_attribute(self, name, httpx2.__name__)
+
+
+def _pool_arguments(limits: httpx2.Limits | None, proxy: ProxyTypes | None) -> dict[str, Any]:
+    limits = limits or httpx2.Limits(max_connections=100, max_keepalive_connections=20)  # httpx2's default
+    return {
+        "max_connections": limits.max_connections,
+        "max_keepalive_connections": limits.max_keepalive_connections,
+        "keepalive_expiry": limits.keepalive_expiry,
+        "proxy": None if proxy is None else _httpcore_proxy(proxy),
+    }
+
+
+def _httpcore_proxy(proxy: ProxyTypes) -> httpcore2.Proxy:
+    proxy = proxy if isinstance(proxy, httpx2.Proxy) else httpx2.Proxy(url=proxy)
+    url = proxy.url
+    return httpcore2.Proxy(
+        url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+        auth=proxy.raw_auth,
+        headers=proxy.headers.raw,
+        ssl_context=proxy.ssl_context,
+    )
