@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tarfile
 from pathlib import Path
 
 import nox
@@ -11,6 +13,11 @@ nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["lint", "tests", "interop"]
 
 EXTRAS = "cli,http2,httpx2,requests,aiohttp,trio"
+SUITES = {  # of other projects: library, version, and what kinds of tunnel their tests run through
+    ("httpx", "0.28.1"): ["own", "shared"],
+    ("httpcore", "1.0.9"): ["shared"],
+    ("requests", "2.34.2"): ["shared"],
+}
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -39,6 +46,34 @@ def interop(session: nox.Session) -> None:
     if os.environ.get("CI"):  # elsewhere a missing tool skips; here it must not pass for a success
         session.env["HTTPX_WIREGUARD_REQUIRE_INTEROP"] = "1"
     session.run("pytest", "tests/interop", "-m", "interop", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """What the tunnel costs each client; with root, against what `interop` needs. `-- --help` lists the options."""
+    session.install(*nox.project.dependency_groups(PROJECT, "test"), "-e", f".[{EXTRAS}]")
+    session.run("python", "-m", "tests.benchmarks.bench", *session.posargs)
+
+
+@nox.session
+def downstream(session: nox.Session) -> None:
+    """The test suites of httpx, httpcore and requests through a tunnel; needs Linux. Arguments go to pytest."""
+    pins = [f"{library}=={version}" for library, version in SUITES]
+    session.install(".[cli,http2,requests,trio]", "-r", "tests/downstream/requirements.txt", *pins)
+    scratch = Path(session.create_tmp()).resolve()
+    session.run("python", "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:", "-d", str(scratch), *pins)
+    shutil.copytree("tests", scratch / "plugin/tests", dirs_exist_ok=True)
+    session.env.update(PYTHONPATH=str(scratch / "plugin"), PYTHONSAFEPATH="1")
+    for (library, version), tunnels in SUITES.items():
+        suite = scratch / f"{library}-{version}"
+        with tarfile.open(f"{suite}.tar.gz") as archive:
+            archive.extractall(scratch, filter="data")
+        shutil.rmtree(suite / library, ignore_errors=True)  # its tests are to find the installed one
+        session.chdir(suite)
+        for tunnel in tunnels:
+            options = ["-p", "tests.downstream.plugin", f"--through-tunnel={library}", f"--tunnels={tunnel}"]
+            options += ["-q", "-p", "no:cacheprovider", "--disable-warnings"]
+            session.run("pytest", *options, "tests", *session.posargs)
 
 
 def install_wheel(session: nox.Session) -> None:
