@@ -77,7 +77,7 @@ class HandshakeTimeout(TunnelError, TimeoutError):
 
 
 class NoRoute(TunnelError, ConnectionError):
-    """No peer's AllowedIPs cover the destination, or the interface has no address of its family."""
+    """No peer's AllowedIPs cover the destination, the interface has no address of its family, or mounts refuse it."""
 
     def __init__(self, text: str, destination: str) -> None:
         super().__init__(text)
