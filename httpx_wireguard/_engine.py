@@ -18,6 +18,7 @@ from httpx_wireguard._errors import (
     NoRoute,
     TunnelClosed,
     WireGuardError,
+    renewed,
 )
 from httpx_wireguard._netstack.addresses import IpAddress, pack
 from httpx_wireguard._netstack.listener import TcpListener
@@ -128,7 +129,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self.closed_by is not None:
-            raise self.closed_by
+            raise renewed(self.closed_by)
 
     def _routed(self, host: str) -> IpAddress:
         self._check_open()

@@ -15,6 +15,17 @@ class WireGuardError(Exception):
     """Base of every error that this package raises on purpose."""
 
 
+def renewed(error: WireGuardError) -> WireGuardError:
+    """The same error to raise once more. One object that is raised again and again collects all their tracebacks."""
+    fresh = type(error).__new__(type(error))
+    fresh.args = error.args
+    fresh.__dict__.update(error.__dict__)
+    fresh.__cause__ = error.__cause__
+    if isinstance(error, OSError) and isinstance(fresh, OSError):
+        fresh.errno = error.errno
+    return fresh
+
+
 class MalformedPacket(WireGuardError, ValueError):
     """Bytes from the network that do not parse. Never leaves the engine: it becomes a counted drop."""
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from httpx_wireguard._errors import ConnectionReset, OperationTimeout, TunnelClosed, WireGuardError
+from httpx_wireguard._errors import ConnectionReset, OperationTimeout, TunnelClosed, WireGuardError, renewed
 from httpx_wireguard._tls import Buffer, SupportsWrapBio, TlsSession
 from httpx_wireguard._waiting import AT_ONCE, Driver, Mutex, run
 
@@ -287,7 +287,7 @@ class AsyncTcpStream(AsyncStream):
             data = sock.receive(max_bytes, self._driver.now())
             self._driver.pump()
             if not data and sock.error is not None and not sock.at_eof:
-                raise sock.error
+                raise renewed(sock.error)
         return data
 
     async def _send(self, data: memoryview, deadline: float | None) -> int:
@@ -298,7 +298,7 @@ class AsyncTcpStream(AsyncStream):
             sent = 0 if sock.error is not None else sock.send(data, self._driver.now())
             self._driver.pump()
             if sock.error is not None:
-                raise sock.error
+                raise renewed(sock.error)
         return sent
 
     async def _flush(self, deadline: float | None) -> bool:
@@ -333,11 +333,13 @@ class AsyncTlsStream(AsyncStream):
         self._receiving = Mutex(driver)
         self._sending = Mutex(driver)
         self._unsent = memoryview(b"")  # ciphertext taken from the session; guarded by `_sending`
+        self._closed = False
 
     def __str__(self) -> str:
         return f"{self._session.ssl_object.version()} over {self._lower}"
 
     def close(self) -> None:
+        self._closed = True  # at first: the other side's answer to our farewell is no end of file to a reader of ours
         if self._sending.acquire_at_once():  # else a writer is stuck in the middle of a record
             try:
                 with self._session_lock:
@@ -389,6 +391,8 @@ class AsyncTlsStream(AsyncStream):
 
     async def _receive_ciphertext(self, deadline: float | None) -> bool:
         data = await self._lower._receive(_RECEIVE_SIZE, deadline)
+        if self._closed:
+            raise ConnectionReset(f"the stream to {self._name} was closed on this side")
         if data is None:
             return False
         with self._session_lock:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+import socket
 import threading
 import warnings
 import weakref
@@ -11,10 +13,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
+from httpx_wireguard._bridge import (
+    Bridges,
+    LoopBridges,
+    TunnelSocket,
+    local_address_of,
+    loop_bridges,
+    seconds_of,
+    thread_bridges,
+)
 from httpx_wireguard._config import Config
 from httpx_wireguard._drivers.loops import LoopDriver, LoopWaits, running_library
 from httpx_wireguard._drivers.sync import SyncDriver
-from httpx_wireguard._errors import TunnelClosed, WireGuardError
+from httpx_wireguard._errors import TunnelClosed, WireGuardError, renewed
 from httpx_wireguard._interface import DriverFactory, Interface, PeerStats, TunnelOptions, TunnelStats
 from httpx_wireguard._sockets import AsyncListener, AsyncUdpEndpoint, Listener, UdpEndpoint
 from httpx_wireguard._streams import AsyncTcpStream, SyncStream
@@ -22,6 +33,7 @@ from httpx_wireguard._waiting import Driver, run
 
 __all__ = ["AsyncTunnel", "PeerStats", "Tunnel", "TunnelStats"]
 
+_log = logging.getLogger("httpx_wireguard.tunnel")
 _running: weakref.WeakSet[_Lifecycle] = weakref.WeakSet()
 
 
@@ -57,7 +69,7 @@ class _Lifecycle:
         """The interface, started if need be."""
         with self._start_lock:
             if self._closed is not None:
-                raise self._closed
+                raise renewed(self._closed)
             if self._interface is None:
                 self._interface = Interface(self.config, make_driver, self._options)
                 _running.add(self)
@@ -179,6 +191,34 @@ class Tunnel(_Lifecycle):
         interface, driver = self._running()
         return SyncStream(run(interface.connect_tcp(driver, host, port, timeout, local_address, socket_options)))
 
+    def create_connection(
+        self,
+        address: tuple[str, int],
+        timeout: float | None = None,
+        source_address: tuple[str, int] | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> socket.socket:
+        """As `socket.create_connection`: connect inside the tunnel, for libraries that want a real socket.
+
+        Args:
+            address: host and port; the tunnel's own DNS servers resolve the host.
+            timeout: seconds for everything until the connection stands; the socket gets it as its timeout too.
+            source_address: one of the interface's addresses, and the port 0.
+            socket_options: as for `connect_tcp`.
+
+        Returns:
+            A connected, blocking `socket.socket`: one end of a pair whose other end the tunnel looks after.
+
+        Raises:
+            OSError: as `connect_tcp`, or no descriptor is left.
+        """
+        interface, driver = self._running()
+        seconds, local = seconds_of(timeout), local_address_of(source_address)
+        stream = run(interface.connect_tcp(driver, *address[:2], seconds, local, socket_options))
+        sock = thread_bridges(driver).open(stream)
+        sock.settimeout(seconds)
+        return sock
+
     def listen_tcp(self, port: int, backlog: int = 128) -> Listener:
         """Accept connections inside the tunnel on `port` of all the interface's addresses; 0 picks a free one."""
         interface, driver = self._running()
@@ -211,7 +251,7 @@ class AsyncTunnel(_Lifecycle):
     It starts with `async with`, `start()` or the first connection, and belongs to that event loop. When the loop has
     ended, the next use starts it anew; while the loop runs, another one gets an error. Made from a running `Tunnel` it
     is that tunnel's asynchronous face: for any number of loops, next to any number of threads; `aclose` leaves the
-    tunnel alone.
+    tunnel alone, and the streams that were opened through it.
     """
 
     def __init__(
@@ -239,6 +279,7 @@ class AsyncTunnel(_Lifecycle):
             )
         super().__init__(conf.config if isinstance(conf, Tunnel) else conf, dns, udp_host, udp_offload)
         self._waits: LoopWaits | None = None
+        self._bridges: LoopBridges | None = None
 
     # -- life
 
@@ -281,7 +322,7 @@ class AsyncTunnel(_Lifecycle):
         """The interface, started if need be, and the driver to wait with."""
         if self._shared is not None:
             if self._closed is not None:
-                raise self._closed
+                raise renewed(self._closed)
             interface, _ = self._shared._running()
         else:
             interface = self._own_interface()
@@ -314,6 +355,37 @@ class AsyncTunnel(_Lifecycle):
         """As `Tunnel.connect_tcp`. Cancelled, it leaves nothing behind but the handshake, which others may wait for."""
         interface, driver = self._running()
         return await interface.connect_tcp(driver, host, port, timeout, local_address, socket_options)
+
+    async def create_connection(
+        self,
+        address: tuple[str, int],
+        timeout: float | None = None,
+        source_address: tuple[str, int] | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> socket.socket:
+        """As `Tunnel.create_connection`, but the socket does not block, as `asyncio.open_connection(sock=…)`,
+        `loop.create_connection(sock=…)` and `trio.socket.from_stdlib_socket` want it."""
+        interface, driver = self._running()
+        seconds, local = seconds_of(timeout), local_address_of(source_address)
+        stream = await interface.connect_tcp(driver, *address[:2], seconds, local, socket_options)
+        kind = socket.socket if running_library() == "trio" else TunnelSocket  # trio takes no subclass
+        sock = self._own_bridges(interface).open(stream, kind)
+        sock.setblocking(False)
+        return sock
+
+    def _own_bridges(self, interface: Interface) -> Bridges:
+        driver = interface.driver
+        if isinstance(driver, SyncDriver):
+            return thread_bridges(driver)
+        assert isinstance(driver, LoopDriver)
+        if self._bridges is None or self._bridges.driver is not driver:
+            self._bridges = loop_bridges(driver)
+        return self._bridges
+
+    def _abandon(self) -> None:
+        super()._abandon()
+        if self._bridges is not None:
+            self._bridges.abandon()
 
     async def listen_tcp(self, port: int, backlog: int = 128) -> AsyncListener:
         """As `Tunnel.listen_tcp`."""
@@ -357,7 +429,10 @@ def _close_all() -> None:
 
 def _abandon_all() -> None:
     for tunnel in list(_running):
-        tunnel._abandon()
+        try:
+            tunnel._abandon()
+        except Exception:  # the next one's keys have to go all the same
+            _log.exception("%r was not given up in the forked process", tunnel)
     _running.clear()
 
 

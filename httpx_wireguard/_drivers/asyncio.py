@@ -23,6 +23,7 @@ class AsyncioDriver(LoopDriver):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = math.inf  # when `_timer` fires, or a call that sets it is on its way
         self._pump_due = False
+        self._more_due = False  # a call of `_receive_more` is on its way
 
     def start(self) -> None:
         """Watch the sockets from now on.
@@ -56,6 +57,7 @@ class AsyncioDriver(LoopDriver):
                 self._loop.remove_reader(one.fileno())
 
     def pump(self) -> None:
+        self._end_with_loop()
         self._send_due()
         self._notify()
         timeout = self.engine.next_timeout()
@@ -67,6 +69,8 @@ class AsyncioDriver(LoopDriver):
                 self.call_in_loop(self._set_timer)
 
     def _set_timer(self) -> None:
+        if self._stopped:
+            return
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(max(self._timer_due - self.now(), 0.0), self._on_timer)
@@ -88,8 +92,13 @@ class AsyncioDriver(LoopDriver):
             if not self._pump_due:
                 self._pump_due = True
                 self._loop.call_soon(self._pump_after_readers)
-        if not drained:  # some of it may be held in our own buffer, of which the loop knows nothing
-            self._loop.call_soon(self._on_readable)
+        if not drained and not self._more_due:  # our own buffer may hold some of it, of which the loop knows nothing
+            self._more_due = True
+            self._loop.call_soon(self._receive_more)
+
+    def _receive_more(self) -> None:
+        self._more_due = False
+        self._on_readable()
 
     def _pump_after_readers(self) -> None:
         with self.lock:

@@ -7,14 +7,16 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from httpx_wireguard._drivers import endpoints
 from httpx_wireguard._drivers.udp import UdpSockets
 from httpx_wireguard._engine import Engine
-from httpx_wireguard._errors import WireGuardError
+from httpx_wireguard._errors import WireGuardError, renewed
 from httpx_wireguard._wireguard.peer import Peer
 
 READS_PER_STEP = 8  # coalesced reads before timers and sends get their turn
+EXIT_PATIENCE = 1.0  # seconds that the interpreter's exit waits for a thread that is at work
 FRESH = 0.0005  # seconds for which "nothing was waiting" is believed by `catch_up`
 
 
@@ -23,6 +25,26 @@ class Waiter(Protocol):
 
     def signal(self) -> None:
         """Lock held; from any thread."""
+
+
+class _ExitLock:
+    """The lock of the one thread that ends the interpreter; any other stops at it for ever."""
+
+    def __init__(self) -> None:
+        self._owner = threading.get_ident()
+
+    def acquire(self) -> None:
+        if threading.get_ident() != self._owner:
+            threading.Event().wait()
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
 
 
 class BaseDriver(ABC):
@@ -73,20 +95,23 @@ class BaseDriver(ABC):
         """After a fork, in the child: the tunnel is the parent's. Nothing is sent; the keys are forgotten."""
         self.lock = threading.Lock()  # the parent's may have been held by a thread that is not here
         self._stopped = True
-        self.engine.closed_by = error
+        self._by_key.clear()  # they wait in the parent; to signal them takes locks that nobody here may release
+        self._observers.clear()
+        self._close_sockets()  # first, for whatever the parent's threads were in the middle of, nothing leaves now
         self.engine.destroy_keys()
-        self._close_sockets()
+        self.engine.close(self.now(), error)  # so that the sockets have an error to tell; its farewell is never fetched
 
     def prepare_exit(self) -> None:
-        """The interpreter ends: only daemon threads can still wait. They stop where they are, as in any blocking call,
-        instead of waking up to an error that nobody is there to catch."""
-        with self.lock:
-            self._exiting = True
+        """The interpreter ends: only daemon threads are left beside the caller. They stop where they are, as in any
+        blocking call, instead of waking up to an error that nobody is there to catch."""
+        self.lock.acquire(timeout=EXIT_PATIENCE)  # for good
+        self._exiting = True
+        self.lock = cast(threading.Lock, _ExitLock())
 
     def check_usable(self) -> None:
         """Raise what ended the tunnel, if it ended; also when whoever looked after it is gone. *Lock held.*"""
         if self.engine.closed_by is not None:
-            raise self.engine.closed_by
+            raise renewed(self.engine.closed_by)
 
     def race(self, peer: Peer, others: list[tuple[Any, ...]]) -> None:
         """Until the peer's next handshake is done, send what goes to its endpoint to these addresses of its name too.
@@ -104,7 +129,7 @@ class BaseDriver(ABC):
             TunnelClosed: the tunnel ended; after a fork, the sockets themselves do not know.
         """
         if self.engine.closed_by is not None:
-            raise self.engine.closed_by
+            raise renewed(self.engine.closed_by)
         if time.monotonic() - self._last_empty_read > FRESH:
             while self._receive():
                 pass
@@ -127,11 +152,12 @@ class BaseDriver(ABC):
     def unregister(self, waiter: Waiter, keys: Sequence[Hashable]) -> None:
         """Undo `register`. *Lock held.*"""
         for key in keys:
-            waiting = self._by_key[key]
-            waiting.remove(waiter)
+            waiting = self._by_key.get(key, [])
+            if waiter in waiting:  # unless a fork made us forget it
+                waiting.remove(waiter)
             if not waiting:
-                del self._by_key[key]
-        if not keys:
+                self._by_key.pop(key, None)
+        if not keys and waiter in self._observers:
             self._observers.remove(waiter)
 
     def _notify(self) -> None:
@@ -202,6 +228,8 @@ class BaseDriver(ABC):
         if self._stopped:
             return False
         self._stopped = True
+        handshakes = [peer.last_handshake for peer in self.engine.device.peers if peer.last_handshake is not None]
+        endpoints.remember(self.engine.config, max(handshakes, default=-math.inf))
         self.engine.close(time.monotonic(), error)
         self._send_due()
         self.engine.destroy_keys()

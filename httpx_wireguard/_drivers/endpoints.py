@@ -58,11 +58,19 @@ def open_sockets(sockets: UdpSockets, endpoints: Collection[Endpoint]) -> int:
     return min(one.capacity for one in sockets)
 
 
+def remember(config: Config, handshake: float) -> None:
+    """A tunnel of this key ended, whose last handshake was done at that time."""
+    mark = hash(config.private_key)
+    with _starting:
+        _last_starts[mark] = max(handshake, _last_starts.get(mark, -math.inf))
+
+
 def space_out(config: Config) -> float:
     """Two tunnels with one key, one after the other: seconds to wait until the server will hear the second one.
 
     A responder ignores an initiation that comes within 20 ms of the last one of the same key, and our timestamps have a
-    grain of 17 ms; the next try would only come after REKEY_TIMEOUT, 5 s later.
+    grain of 17 ms; the next try would only come after REKEY_TIMEOUT, 5 s later. It counts from when it took up the last
+    one, which may be long after that was sent.
     """
     now, mark = time.monotonic(), hash(config.private_key)
     with _starting:

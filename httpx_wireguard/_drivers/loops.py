@@ -53,10 +53,12 @@ class AsyncioWaiter(TaskWaiter):
         if self._signalled:
             return
         self._signalled = True
+        if self._loop.is_closed():
+            return  # under a task that still waited, which nobody can wake any more
         if threading.get_ident() == self._thread:
             _finish(self._future)
             return
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # closed in this moment
             self._loop.call_soon_threadsafe(_finish, self._future)
 
     async def sleep(self, timeout: float | None) -> None:
@@ -118,7 +120,7 @@ def running_library() -> str:
         RuntimeError: none does.
     """
     trio_lowlevel = sys.modules.get("trio.lowlevel")
-    if trio_lowlevel is not None and trio_lowlevel.in_trio_run():
+    if trio_lowlevel is not None and trio_lowlevel.in_trio_task():  # a task: trio may be the guest of another loop
         return "trio"
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None:
@@ -160,7 +162,7 @@ class LoopWaits:
 
     async def wait(self, ready: Callable[[], bool], keys: Sequence[Hashable], deadline: float | None) -> bool:
         """`Driver.wait`. Also where an operation that need not wait lets other tasks run, and notices cancellation."""
-        if ready():
+        if ready() or (deadline is not None and deadline <= self.now()):
             await self._take_turns()
             if ready():  # nobody else has taken it meanwhile
                 return True
@@ -175,9 +177,9 @@ class LoopWaits:
                 self.driver.check_usable()
                 waiter.arm()
                 await self._unlocked(waiter.sleep(timeout))
+                self._ready_in_a_row = 0
             return True
         finally:
-            self._ready_in_a_row = 0
             self.driver.unregister(waiter, keys)
 
     async def _take_turns(self) -> None:
@@ -234,20 +236,25 @@ class LoopDriver(BaseDriver):
         return not self._stopped
 
     def check_usable(self) -> None:
-        if not self.is_here():
-            if not self.has_ended():
-                raise in_another_loop()
-            self._end_engine(loop_ended())
+        self._end_with_loop()
         super().check_usable()
+        if not self.is_here():
+            raise in_another_loop()
 
     def catch_up(self) -> None:
+        self._end_with_loop()
+        super().catch_up()
+
+    def _end_with_loop(self) -> None:
+        """Nothing looks after an engine whose loop has ended, so that it ends too. *Lock held.*"""
         if not self._stopped and not self.is_here() and self.has_ended():
             self._end_engine(loop_ended())
-        super().catch_up()
 
     def close(self, error: WireGuardError) -> None:
         """Reset the connections, wake every waiter. Idempotent; waits for nothing; from any thread."""
         with self.lock:
+            if self._released:
+                return
             self._end_engine(error)
             if self._exiting:
                 return
@@ -259,7 +266,7 @@ class LoopDriver(BaseDriver):
         """Close in the loop, or at once when it has ended; for finalizers."""
         error = TunnelClosed("the tunnel was dropped without being closed")
         if self.has_ended() or not self.call_in_loop(lambda: self.close(error)):
-            self.sockets.close()
+            self._release()
 
     def _release(self) -> None:
         if not self._released:
@@ -268,6 +275,7 @@ class LoopDriver(BaseDriver):
             self.sockets.close()
 
     def _close_sockets(self) -> None:
+        self._released = True  # a forked child must not unwatch them: the loop's selector is shared with the parent
         self.sockets.close()
 
 

@@ -19,10 +19,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
 
 from httpx_wireguard._drivers.base import BaseDriver
 from httpx_wireguard._drivers.base import Waiter as LoopWaiter
-from httpx_wireguard._drivers.udp import UdpSocket, UdpSockets
+from httpx_wireguard._drivers.udp import UdpSockets
 from httpx_wireguard._engine import Engine
 from httpx_wireguard._errors import TunnelClosed, WireGuardError
 from httpx_wireguard._wireguard.peer import Peer
@@ -42,6 +43,11 @@ class _Waiter:
         self._gate = threading.Lock()
         self._gate.acquire()
         self._signalled = False
+
+    @property
+    def signalled(self) -> bool:
+        """Driver's lock held: whether it was signalled since `rearm`."""
+        return self._signalled
 
     def signal(self) -> None:
         """Driver's lock held."""
@@ -84,14 +90,45 @@ class _WakeUp:
         self._writer.close()
 
 
+class Companion(Protocol):
+    """Descriptors that whoever drives looks after beside the UDP sockets: those of bridges. Lock held throughout."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether `serve` has something to do at once."""
+
+    def serve(self) -> None:
+        """Do what is due, without waiting; the engine is pumped afterwards."""
+
+    def next_time(self) -> float | None:
+        """When to call `serve` although nothing happened; None: not at all."""
+
+    def descriptors(self) -> tuple[list[Any], list[Any]]:
+        """What a poll has to watch: for reading, for writing."""
+
+    def collect(self) -> None:
+        """After a poll: note what is ready."""
+
+    def close(self) -> None:
+        """The tunnel ends."""
+
+    def abandon(self) -> None:
+        """Close the descriptors, and nothing more."""
+
+
 class SyncDriver(BaseDriver):
-    """Driven by the threads that wait, and by one of its own while none does or while event loops wait too."""
+    """Driven by the threads that wait, and by one of its own while none does or while others wait too.
+
+    Attributes:
+        bridges: what else there is to serve; set once, with the lock held.
+    """
 
     def __init__(self, engine: Engine, sockets: UdpSockets, on_unanswered: Callable[[Peer], None]) -> None:
         super().__init__(engine, sockets, on_unanswered)
         self._driver: object | None = None  # who receives: a waiter, or this driver itself for its thread
         self._waiters: dict[_Waiter, None] = {}  # threads; any of them can drive
-        self._loops_waiting = 0  # tasks of event loops, which cannot
+        self._loops_waiting = 0  # tasks of event loops, and bridges, neither of which can
+        self.bridges: Companion | None = None
         # one each, for a caller that takes over from the thread polls before the thread has left its own poll
         self._thread_wake_up, self._caller_wake_up = _WakeUp(), _WakeUp()
         self._sleeping_until = -math.inf  # the driver's poll ends then at the latest; -inf: nobody polls
@@ -107,12 +144,42 @@ class SyncDriver(BaseDriver):
 
     def pump(self) -> None:
         """Send what is due and signal who waits for what changed. *Lock held.*"""
+        if self.bridges is not None:
+            self._notify()
+            self.bridges.serve()  # first, so that one acknowledgment tells of the data and of the window
         self._send_due()
         self._notify()
+        while self.bridges is not None and self.bridges.pending:
+            self.bridges.serve()
+            self._send_due()
+            self._notify()
         if self._sleeping_until != -math.inf:
-            timeout = self.engine.next_timeout()
-            if timeout is not None and timeout < self._sleeping_until:
-                (self._thread_wake_up if self._driver is self else self._caller_wake_up).set()
+            timeout = self._next_timeout()
+            if self._driver_is_signalled or (timeout is not None and timeout < self._sleeping_until):
+                self.look_again()
+
+    def wake(self, key: Hashable) -> None:
+        super().wake(key)
+        if self._driver_is_signalled:
+            self.look_again()
+
+    @property
+    def _driver_is_signalled(self) -> bool:
+        """Whether what the driving caller waits for changed, by another thread's doing, while it polls."""
+        return isinstance(self._driver, _Waiter) and self._driver.signalled
+
+    def look_again(self) -> None:
+        """End the poll of whoever drives, if one is under way. *Lock held.*"""
+        if self._sleeping_until != -math.inf:
+            (self._thread_wake_up if self._driver is self else self._caller_wake_up).set()
+
+    def _next_timeout(self) -> float | None:
+        timeout = self.engine.next_timeout()
+        if self.bridges is not None:
+            theirs = self.bridges.next_time()
+            if theirs is not None and (timeout is None or theirs < timeout):
+                return theirs
+        return timeout
 
     async def wait(self, ready: Callable[[], bool], keys: Sequence[Hashable], deadline: float | None) -> bool:
         """`Driver.wait` for threads: blocks instead of suspending. *Lock held.*
@@ -148,9 +215,14 @@ class SyncDriver(BaseDriver):
     def close(self, error: WireGuardError) -> None:
         """Reset the connections, wake every waiter, end the thread. Idempotent; never waits for the far side."""
         with self.lock:
+            if self.bridges is not None and not self._stopped:
+                self.bridges.collect()
+                self.pump()  # what their users wrote before this call goes out
             if not self._end_engine(error) or self._exiting:
                 return
             self._signal_all()
+            if self.bridges is not None:
+                self.bridges.close()
             self._thread_wake_up.set()
             self._caller_wake_up.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
@@ -158,6 +230,8 @@ class SyncDriver(BaseDriver):
         self._close_sockets()
 
     def _close_sockets(self) -> None:
+        if self.bridges is not None:
+            self.bridges.abandon()
         self.sockets.close()
         self._thread_wake_up.close()
         self._caller_wake_up.close()
@@ -165,7 +239,7 @@ class SyncDriver(BaseDriver):
     # -- waiting
 
     def register(self, waiter: LoopWaiter, keys: Sequence[Hashable]) -> None:
-        """A task of an event loop waits: it cannot drive, so a thread has to, and at once. *Lock held.*"""
+        """A task of an event loop or a bridge waits: it cannot drive, so a thread has to, and at once. *Lock held.*"""
         super().register(waiter, keys)
         self._loops_waiting += 1
         if self._driver is None and not self._waiters:
@@ -221,22 +295,29 @@ class SyncDriver(BaseDriver):
 
     def _poll(self, wake_up: _WakeUp, deadline: float | None) -> None:
         """Sleep, the lock free, until something arrives, a timer or the deadline is due, or somebody wakes us."""
-        timer = self.engine.next_timeout()
+        timer = self._next_timeout()
         until = min((t for t in (timer, deadline) if t is not None), default=math.inf)
         timeout = None if until == math.inf else max(until - time.monotonic(), 0.0)
         who, self._sleeping_until = self._driver, until
-        readers = [wake_up, *self.sockets]
+        if isinstance(who, _Waiter):
+            who.rearm()
+        more, writers = ([], []) if self.bridges is None else self.bridges.descriptors()
+        readers = [wake_up, *self.sockets, *more]
         self.lock.release()
         try:
-            _wait_readable(readers, timeout)
+            _wait_ready(readers, writers, timeout)
         finally:
             self.lock.acquire()
             self._rest_at_exit()
             wake_up.clear()
             if self._driver is who:
                 self._sleeping_until = -math.inf
-        if not self._stopped and timer is not None and time.monotonic() >= timer:
+        if self._stopped:
+            return
+        if timer is not None and time.monotonic() >= timer:
             self._handle_timeout()
+        if self.bridges is not None:
+            self.bridges.collect()
 
     def _run(self) -> None:
         """The background thread."""
@@ -276,17 +357,17 @@ class SyncDriver(BaseDriver):
         """Leave the callers alone for a while, or until an event loop needs somebody who drives."""
         self.lock.release()
         try:
-            _wait_readable([self._thread_wake_up], seconds)
+            _wait_ready([self._thread_wake_up], [], seconds)
         finally:
             self.lock.acquire()
             self._thread_wake_up.clear()
 
 
-def _wait_readable(readers: Sequence[_WakeUp | UdpSocket], timeout: float | None) -> None:
-    """Until one of them is readable or broken, or `timeout` seconds passed."""
+def _wait_ready(readers: Sequence[Any], writers: Sequence[Any], timeout: float | None) -> None:
+    """Until one of them is ready or broken, or `timeout` seconds passed."""
     with contextlib.suppress(ValueError, OSError):  # closed under our feet: the caller looks and sees
-        if not hasattr(select, "poll"):
-            select.select(readers, [], [], timeout)
+        if writers or not hasattr(select, "poll"):
+            select.select(readers, writers, [], timeout)
             return
         poller = select.poll()
         for reader in readers:

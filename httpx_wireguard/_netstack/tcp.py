@@ -14,6 +14,7 @@ from httpx_wireguard._errors import (
     DestinationUnreachable,
     MalformedPacket,
     WireGuardError,
+    renewed,
 )
 from httpx_wireguard._netstack.addresses import IpAddress, readable
 from httpx_wireguard._netstack.receiver import WINDOW_SCALE, Receiver
@@ -237,7 +238,7 @@ class TcpConnection:
             ConnectionReset: the connection is closed for sending; or the connection's own error.
         """
         if self.error is not None:
-            raise self.error
+            raise renewed(self.error)
         if self.sender.fin_at is not None or self.state is State.CLOSED:
             raise ConnectionReset(f"{self.name}: already closed for sending")
         space = self.sender.space
@@ -260,7 +261,7 @@ class TcpConnection:
                 self._owner.touch(self)
             return data
         if self.error is not None and not receiver.fin_received:
-            raise self.error
+            raise renewed(self.error)
         return b""
 
     def shutdown_write(self, now: float) -> None:

@@ -372,20 +372,6 @@ def test_the_handshake_begins_with_the_block_and_without_one_with_the_first_requ
 
 
 @async_kinds
-def test_a_client_cancelled_while_it_starts_leaves_no_tunnel_behind(kind: Kind, config: Config) -> None:
-    async def main() -> None:
-        transport = kind.transport(config)
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            async with kind.http.AsyncClient(transport=transport):
-                await anyio.lowlevel.checkpoint()
-        with pytest.raises(TunnelClosed):
-            await transport.tunnel.connect_tcp(IPV4, 80)
-
-    kind.run(main)
-
-
-@async_kinds
 def test_clients_of_one_loop_borrow_its_tunnel(kind: Kind, config: Config) -> None:
     async def main() -> None:
         async with AsyncTunnel(config) as tunnel, kind.client(tunnel) as client:

@@ -159,6 +159,24 @@ def test_an_idle_connection_that_the_server_closed_is_not_used_again(
 
 
 @every_kind
+def test_a_client_that_is_closed_closes_its_connections_and_not_a_borrowed_tunnel(kind: Kind, tunnel: Tunnel) -> None:
+    async def main() -> None:
+        async with kind.client(tunnel) as client:
+            stream = (await client.get(f"http://{HOST}/")).extensions["network_stream"]
+        with pytest.raises(kind.core.ReadError, match="closed on this side"):
+            await awaited(kind, stream.read(1, timeout=5))
+        async with kind.client(tunnel) as client:
+            assert (await client.get(f"http://{HOST}/")).status_code == 200
+
+    kind.run(main)
+
+
+async def awaited(kind: Kind, result: Any) -> Any:
+    """The result of a method of a stream, or of a coroutine for it; a sync one has failed before."""
+    return await result if kind.is_async else result
+
+
+@every_kind
 def test_many_requests_at_once(kind: Kind, conf: Any) -> None:
     async def main() -> None:
         async with kind.client(conf) as client:
@@ -216,6 +234,34 @@ class Turns:
         if name == "http2.send_request_headers.complete":
             assert self._lock is not None
             self._lock.release()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.is_async], ids=str)
+def test_a_write_interrupted_on_http2_ends_the_connection(
+    kind: Kind, conf: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a signal. Nothing after half a frame would be understood; the next request gets a new connection."""
+
+    class Interrupted:
+        def write(self, *arguments: Any) -> None:
+            raise KeyboardInterrupt
+
+        def close(self) -> None:
+            pass
+
+    async def main() -> None:
+        async with kind.client(conf, verify=client_context(), http2=True) as client:
+            first = (await client.get(f"https://{TLS_HOST}/bytes/0")).extensions["network_stream"]
+            with monkeypatch.context() as patched:
+                patched.setattr(first, "_stream", Interrupted())
+                with pytest.raises(KeyboardInterrupt):
+                    await client.get(f"https://{TLS_HOST}/bytes/0")
+            first.close()
+            response = await client.get(f"https://{TLS_HOST}/bytes/9")
+            assert response.content == body(9)
+            assert response.extensions["network_stream"] is not first
+
+    kind.run(main)
 
 
 @every_kind
@@ -351,10 +397,7 @@ def test_a_read_timeout_is_httpx_own_error_with_our_text(kind: Kind, conf: Any, 
             assert await response.aread() == b"ok"
             stream = response.extensions["network_stream"]
             with pytest.raises(kind.core.ReadTimeout, match=r"sent nothing for 0\.2 s"):
-                await awaited(stream.read(1, timeout=0.2))
-
-    async def awaited(result: Any) -> Any:
-        return await result if kind.is_async else result
+                await awaited(kind, stream.read(1, timeout=0.2))
 
     kind.run(main)
     one_answer.close.set()

@@ -16,6 +16,7 @@ from httpx_wireguard._errors import (
     WireGuardError,
 )
 from httpx_wireguard._streams import AsyncTcpStream, SyncStream, TcpOptions
+from httpx_wireguard._waiting import run
 from tests.http_clients import FAMILIES, Family
 from tests.memory_tunnel import MemoryDriver, MemorySocket, MemoryTunnel, VirtualDriver
 from tests.tls_server import TlsServer, client_context, server_context
@@ -173,6 +174,19 @@ def test_socket_options_reach_the_tunnel(family: Family) -> None:
     options: list[Any] = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.SOL_SOCKET, socket.SO_RCVBUF, 1)]
     family.ours.WireGuardBackend(tunnel).connect_tcp("10.0.0.1", 80, socket_options=options)
     assert tunnel.connects[0]["options"] == TcpOptions(keepalive=True)
+
+
+def test_all_arguments_of_a_connect_reach_an_asynchronous_tunnel(family: Family) -> None:
+    class Refusing:
+        async def connect_tcp(self, *arguments: Any, **options: Any) -> None:
+            asked.append((arguments, options))
+            raise ConnectionRefused("refused")
+
+    asked: list[Any] = []
+    options = {"timeout": 3.0, "local_address": "::", "socket_options": [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]}
+    with pytest.raises(family.core.ConnectError, match="refused"):
+        run(family.ours.AsyncWireGuardBackend(Refusing()).connect_tcp("host.test", 80, **options))
+    assert asked == [(("host.test", 80), options)]
 
 
 def test_a_borrowed_tunnel_is_neither_started_nor_closed(family: Family) -> None:

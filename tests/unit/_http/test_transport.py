@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 from httpx_wireguard import _families
 from httpx_wireguard._errors import ConnectionRefused, ConnectionReset, EndpointError, HandshakeTimeout
 from httpx_wireguard._streams import AsyncTcpStream, SyncStream
+from httpx_wireguard._waiting import run
 from tests.http_clients import FAMILIES, Family
 from tests.memory_tunnel import MemoryDriver, MemorySocket, MemoryTunnel
 from tests.tls_server import TlsServer, client_context
@@ -133,6 +135,24 @@ def test_a_start_that_is_interrupted_leaves_no_tunnel_behind(
     assert opened.closed == 1
 
 
+def test_a_start_that_is_cancelled_leaves_no_tunnel_behind(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tunnel:
+        closed = 0
+
+        async def start(self) -> None:
+            raise asyncio.CancelledError
+
+        async def aclose(self) -> None:
+            self.closed += 1
+
+    tunnel = Tunnel()
+    monkeypatch.setattr(_families, "AsyncTunnel", lambda conf, dns: tunnel)
+    transport = family.ours.AsyncWireGuardTransport("wg0.conf")
+    with pytest.raises(asyncio.CancelledError):
+        run(family.http.AsyncClient(transport=transport).__aenter__())
+    assert tunnel.closed == 1
+
+
 def test_a_tunnel_that_does_not_start_fails_the_request_and_not_the_client(
     family: Family, opened: MemoryTunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,8 +213,9 @@ def test_http2_without_its_package_is_httpxs_import_error(
 ) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(_families, "find_spec", lambda name: None if name == "h2" else find_spec(name))
-    with pytest.raises(ImportError, match=rf"pip install {family}\[http2\]"):
-        family.ours.WireGuardTransport(tunnel, http2=True)
+    for transport in (family.ours.WireGuardTransport, family.ours.AsyncWireGuardTransport):
+        with pytest.raises(ImportError, match=rf"pip install {family}\[http2\]"):
+            transport(tunnel, http2=True)
 
 
 def test_tools_that_wrap_http_transport_see_the_requests(
