@@ -131,9 +131,11 @@ class BaseDriver(ABC):
         if self.engine.closed_by is not None:
             raise renewed(self.engine.closed_by)
         if time.monotonic() - self._last_empty_read > FRESH:
+            found = False
             while self._receive():
-                pass
-            self.pump()
+                found = True
+            if found:
+                self.pump()
 
     # -- waiting
 

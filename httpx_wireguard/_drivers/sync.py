@@ -30,6 +30,8 @@ from httpx_wireguard._wireguard.peer import Peer
 
 GRACE = 0.001  # seconds that the thread leaves to a caller who will be back at once, as in a loop of small requests
 LONGEST_WATCH = 0.032  # seconds between the thread's looks while callers drive; doubles from GRACE
+LONGEST_PAUSE = 0.004  # the same while they come and go: each look takes the interpreter from the one who is at work
+LONGEST_POLL = 86_400.0  # seconds; poll takes milliseconds in an int
 
 _log = logging.getLogger("httpx_wireguard.driver")
 
@@ -321,7 +323,7 @@ class SyncDriver(BaseDriver):
 
     def _run(self) -> None:
         """The background thread."""
-        watch = GRACE
+        watch, looked_at = GRACE, -math.inf
         self.lock.acquire()
         try:
             while not self._stopped and not self._dropped:
@@ -330,7 +332,9 @@ class SyncDriver(BaseDriver):
                     self._stand_in()
                 else:
                     self._watch(watch)
-                    watch = min(2 * watch, LONGEST_WATCH) if self._driver is not None else GRACE
+                    longest = LONGEST_WATCH if self._driver is not None else LONGEST_PAUSE
+                    watch = min(2 * watch, longest) if self._driver or self._left_at > looked_at else GRACE
+                    looked_at = time.monotonic()
         except Exception:
             _log.exception("the tunnel's thread failed; connections go on only while a caller waits")
         finally:
@@ -372,4 +376,4 @@ def _wait_ready(readers: Sequence[Any], writers: Sequence[Any], timeout: float |
         poller = select.poll()
         for reader in readers:
             poller.register(reader, select.POLLIN)
-        poller.poll(None if timeout is None else math.ceil(timeout * 1000))
+        poller.poll(None if timeout is None else math.ceil(min(timeout, LONGEST_POLL) * 1000))
