@@ -269,10 +269,12 @@ class AsyncTcpStream(AsyncStream):
             case "server_addr":
                 return self._remote
             case "is_readable":
-                with self._driver.lock, contextlib.suppress(TunnelClosed):
-                    self._driver.catch_up()
+                with self._driver.lock:
+                    try:
+                        self._driver.catch_up()
+                    except TunnelClosed:
+                        return True
                     return self._closed or self._socket.readable
-                return True
             case "wireguard":
                 return self._facts or ConnectionFacts(self._remote[0], self._remote, self._local)
         return None

@@ -162,7 +162,7 @@ class SyncDriver(BaseDriver):
 
     def wake(self, key: Hashable) -> None:
         super().wake(key)
-        if self._driver_is_signalled:
+        if self._sleeping_until != -math.inf and self._driver_is_signalled:
             self.look_again()
 
     @property
