@@ -66,6 +66,11 @@ class BaseDriver(ABC):
         self._exiting = False
         self._racing: dict[tuple[Any, ...], tuple[Peer, float | None, list[tuple[Any, ...]]]] = {}
 
+    @property
+    def exiting(self) -> bool:
+        """Whether the interpreter ends, and `lock` stops everybody but the one who ends it."""
+        return self._exiting
+
     @staticmethod
     def now() -> float:
         """Monotonic seconds."""

@@ -195,11 +195,15 @@ class LoopWaits:
             await self._unlocked(sleep(0))
 
     async def _unlocked(self, sleeping: Any) -> None:
-        self.lock.release()
+        lock = self.lock
+        lock.release()
         try:
             await sleeping
         finally:
-            self.lock.acquire()
+            if self.lock is lock or self.driver.exiting:
+                self.lock.acquire()
+            else:  # a forked child has another; this one, which our caller releases, nobody else holds here
+                lock.acquire(blocking=False)
 
 
 class LoopDriver(BaseDriver):

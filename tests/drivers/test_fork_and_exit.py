@@ -24,9 +24,10 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from httpx_wireguard import Config, PeerConfig, Tunnel, TunnelClosed
-from httpx_wireguard._streams import SyncStream
+from httpx_wireguard import Config, OperationTimeout, PeerConfig, Tunnel, TunnelClosed
+from httpx_wireguard._streams import AsyncTcpStream, SyncStream
 from httpx_wireguard._tunnel import AsyncTunnel
 from httpx_wireguard._waiting import run
 from httpx_wireguard.testing import IPV4, WireGuardPeer
@@ -308,6 +309,52 @@ def test_a_child_forked_by_a_task_may_close_all_and_harms_no_parent(peer: WireGu
         await stream.aclose()
 
     RUNTIMES[name](peer.client_config(), body)
+
+
+@needs_fork
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+def test_a_task_that_slept_through_a_fork_ends_in_the_child_and_leaves_no_lock_held(
+    peer: WireGuardPeer, shared: bool
+) -> None:
+    """In trio, whose run goes on in a forked child; asyncio's does not."""
+
+    async def main(conf: Config | Tunnel) -> int:
+        outcomes: list[type[Exception]] = []
+
+        async def read(stream: AsyncTcpStream) -> None:
+            try:
+                await stream.read(1, 0.2)
+            except (OperationTimeout, TunnelClosed) as error:
+                outcomes.append(type(error))
+
+        async with AsyncTunnel(conf) as tunnel:
+            stream = await tunnel.connect_tcp(IPV4, 9, PATIENCE)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, stream)
+                await trio.testing.wait_all_tasks_blocked()
+                pid = os.fork()
+            if pid == 0:
+                with contextlib.suppress(TunnelClosed):
+                    await tunnel.connect_tcp(IPV4, 7, PATIENCE)
+                    outcomes.append(AssertionError)
+                os._exit(0 if outcomes in ([OperationTimeout], [TunnelClosed]) else 1)
+            _, status = await trio.to_thread.run_sync(os.waitpid, pid, 0)
+            assert outcomes == [OperationTimeout]
+            return os.waitstatus_to_exitcode(status)
+
+    def guarded(conf: Config | Tunnel) -> int:
+        own = os.getpid()
+        try:
+            return trio.run(main, conf)
+        finally:
+            if os.getpid() != own:
+                os._exit(2)
+
+    if not shared:
+        assert guarded(peer.client_config()) == 0
+        return
+    with Tunnel(peer.client_config()) as tunnel:
+        assert guarded(tunnel) == 0
 
 
 @needs_fork
