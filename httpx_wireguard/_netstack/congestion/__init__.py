@@ -1,0 +1,1 @@
+"""Congestion controls, by the names under which a user chooses them."""
