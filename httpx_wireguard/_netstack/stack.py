@@ -16,6 +16,7 @@ from httpx_wireguard._errors import (
     WireGuardError,
 )
 from httpx_wireguard._netstack.addresses import IpAddress, is_unicast, readable
+from httpx_wireguard._netstack.congestion import CONTROLS, DEFAULT_CONTROL
 from httpx_wireguard._netstack.fragments import FragmentReassembler
 from httpx_wireguard._netstack.listener import TcpListener
 from httpx_wireguard._netstack.ping import PingSocket
@@ -83,11 +84,24 @@ class Stack:
     changed are *woken*; the driver takes them and looks at their flags.
     """
 
-    def __init__(self, addresses: Sequence[IpAddress], mtu: int, entropy: Random, socket_capacity: int) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[IpAddress],
+        mtu: int,
+        entropy: Random,
+        socket_capacity: int,
+        congestion_control: str = DEFAULT_CONTROL,
+    ) -> None:
+        """
+        Args:
+            socket_capacity: bytes that the UDP socket below holds while nobody reads it.
+            congestion_control: a name in `CONTROLS`, for new connections.
+        """
         self.addresses = tuple(addresses)
         self.mtu = mtu
         self.drops: Counter[str] = Counter()
-        self.socket_capacity = socket_capacity  # bytes that the UDP socket below holds while nobody reads it
+        self.socket_capacity = socket_capacity
+        self.make_control = CONTROLS[congestion_control]
         self._entropy = entropy
         self._isn_key = entropy.random(32)
         self._connections_opened = 0
@@ -169,6 +183,7 @@ class Stack:
             initial_sequence=sequence & 0xFFFFFFFF,
             mss=self._mss(remote[0]),
             socket_capacity=self.socket_capacity,
+            make_control=self.make_control,
             timestamp_offset=int.from_bytes(digest[4:8], "big"),
         )
         self._connections[key] = connection
@@ -439,14 +454,14 @@ class Stack:
             if ping is not None:
                 ping.receive_reply(source, message)
         elif message.is_error(version):
-            self._receive_icmp_error(message, source, version)
+            self._receive_icmp_error(message, source, version, now)
 
-    def _receive_icmp_error(self, message: IcmpMessage, source: IpAddress, version: int) -> None:
+    def _receive_icmp_error(self, message: IcmpMessage, source: IpAddress, version: int, now: float) -> None:
         quoted = QuotedPacket.parse(message.body, version)
         mtu = message.next_hop_mtu(version)
         kind = ICMP4_UNREACHABLE if version == 4 else ICMP6_UNREACHABLE
         if mtu is not None:
-            self._on_packet_too_big(quoted, mtu)
+            self._on_packet_too_big(quoted, mtu, now)
         elif message.type == kind:
             number = (version, message.code)
             text = _HARD.get(number) or _SOFT.get(number) or f"unreachable, code {message.code}"
@@ -468,7 +483,7 @@ class Stack:
                 host, _ = readable(quoted.destination, 0)
                 ping.on_unreachable(DestinationUnreachable(f"ping {host}: {text}"))
 
-    def _on_packet_too_big(self, quoted: QuotedPacket, mtu: int) -> None:
+    def _on_packet_too_big(self, quoted: QuotedPacket, mtu: int, now: float) -> None:
         """RFC 1191, RFC 8201: believed only about something in flight, never to make the path larger."""
         floor = MINIMUM_IPV4_MTU if len(quoted.destination) == 4 else MINIMUM_MTU
         mtu = max(mtu, floor)
@@ -477,7 +492,7 @@ class Stack:
         key = _key((quoted.destination, quoted.destination_port), (quoted.source, quoted.source_port))
         connection = self._connections.get(key)
         headers = 40 if len(quoted.destination) == 4 else 60
-        if connection is not None and connection.on_packet_too_big(mtu - headers, quoted.tcp_sequence):
+        if connection is not None and connection.on_packet_too_big(mtu - headers, quoted.tcp_sequence, now):
             self._path_mtu[quoted.destination] = min(mtu, self.path_mtu(quoted.destination))
 
     # -- output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from httpx_wireguard._errors import (
     renewed,
 )
 from httpx_wireguard._netstack.addresses import IpAddress, readable
+from httpx_wireguard._netstack.congestion.control import CongestionControl
 from httpx_wireguard._netstack.receiver import WINDOW_SCALE, Receiver
 from httpx_wireguard._netstack.rtt import MAXIMUM_RTO
 from httpx_wireguard._netstack.segment_writer import SegmentWriter
@@ -131,6 +132,7 @@ class TcpConnection:
         initial_sequence: int,
         mss: int,
         socket_capacity: int,
+        make_control: Callable[[int], CongestionControl],
         timestamp_offset: int = 0,
     ) -> None:
         self._owner = owner
@@ -140,7 +142,7 @@ class TcpConnection:
         self.passive = False
         self.error: WireGuardError | None = None
         self.hard_error_hint: str | None = None  # the last ICMP error, for the text of a later timeout
-        self.sender = Sender(initial_sequence, mss)
+        self.sender = Sender(initial_sequence, mss, make_control)
         self.receiver = Receiver(0, mss, socket_capacity)
         self._writer = SegmentWriter(local[0], remote[0], local[1], remote[1])
         self._timestamps = False
@@ -524,43 +526,42 @@ class TcpConnection:
         window_changed = current and sender.update_window(sequence, acknowledgment, header.window)
         if sender.next == sender.unacknowledged or (sender.window == 0 and not self._orphan):
             sender.retries = 0  # MUST-36: a far side that answers may keep its window shut for ever
-        advanced = acknowledgment > sender.unacknowledged
         duplicate = (  # RFC 5681 2
             acknowledgment == sender.unacknowledged < sender.next
             and not length
             and not window_changed
             and not header.flags & _FIN
         )
+        advanced = acknowledgment > sender.unacknowledged
         if advanced:
-            sender.on_ack(acknowledgment, self._echoed_rtt(header, now), now)
             self._persist_retries = 0
-        if header.options.sack_blocks or duplicate:
-            sender.on_sack(self._unwrap_blocks(header), duplicate, now)
+        if advanced or duplicate or header.options.sack_blocks:
+            blocks, reported = self._sort_blocks(header, acknowledgment)
+            acknowledgment = max(acknowledgment, sender.unacknowledged)
+            sender.on_ack(acknowledgment, blocks, reported, duplicate, self._echoed(header, now), now)
         return self._on_our_fin_acknowledged(now) if sender.fin_at is not None else True
 
-    def _echoed_rtt(self, header: TcpHeader, now: float) -> float | None:
-        """RFC 7323 4.1: the round trip by our own timestamp, where Karn's algorithm waits for one.
-
-        A duplicate reported (RFC 2883) means that an acknowledgment was lost: the echo is of the first transmission,
-        and would measure our own timeout.
-        """
-        sender, options = self.sender, header.options
-        if not (sender.rtt.backed_off and sender.sack and self._timestamps) or options.timestamp_value is None:
+    def _echoed(self, header: TcpHeader, now: float) -> int | None:
+        """When the segment left whose timestamp comes back (RFC 7323 4.1), in ms of our clock."""
+        if not self._timestamps or header.options.timestamp_value is None:
             return None
-        blocks, acknowledgment = options.sack_blocks, header.acknowledgment
-        if blocks and unwrap(blocks[0][1], acknowledgment) <= acknowledgment:
-            return None
-        elapsed = (self._timestamp_value(now) - options.timestamp_echo) & 0xFFFFFFFF
-        return max(elapsed, 1) / 1000 if elapsed <= MAXIMUM_RTO * 1000 else None  # else a lie
+        elapsed = (self._timestamp_value(now) - header.options.timestamp_echo) & 0xFFFFFFFF
+        return int(now * 1000) - elapsed if elapsed <= MAXIMUM_RTO * 1000 else None  # else a lie
 
-    def _unwrap_blocks(self, header: TcpHeader) -> list[tuple[int, int]]:
-        """Blocks inside what is in flight; others are duplicates (RFC 2883) or lies."""
-        sender = self.sender
-        low, high = sender.unacknowledged, sender.next
-        if not sender.sack:
-            return []
-        blocks = ((unwrap(left, low), unwrap(right, low)) for left, right in header.options.sack_blocks)
-        return [(left, right) for left, right in blocks if low < left < right <= high]
+    def _sort_blocks(
+        self, header: TcpHeader, acknowledgment: int
+    ) -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
+        """The SACK blocks inside what is in flight, ascending, and the D-SACK (RFC 2883 4); the rest are lies."""
+        sender, found = self.sender, header.options.sack_blocks
+        if not (found and sender.sack):
+            return [], None
+        low, high = max(acknowledgment, sender.unacknowledged), sender.next
+        blocks = [(unwrap(left, low), unwrap(right, low)) for left, right in found]
+        first = blocks[0]
+        below = first[0] < first[1] <= acknowledgment
+        inside = len(blocks) > 1 and blocks[1][0] <= first[0] < first[1] <= blocks[1][1]
+        reported = first if (below or inside) and first[1] <= high else None
+        return sorted(block for block in blocks if low < block[0] < block[1] <= high), reported
 
     def _on_our_fin_acknowledged(self, now: float) -> bool:
         """The states in which our FIN waits for its acknowledgment."""
@@ -623,11 +624,11 @@ class TcpConnection:
         if hard and self.state in _OPENING:  # MUST-56: soft errors, and errors of open connections, only inform
             self.fail(DestinationUnreachable(f"{self.name}: {text} (ICMP from inside the tunnel)"))
 
-    def on_packet_too_big(self, mss: int, sequence: int) -> bool:
+    def on_packet_too_big(self, mss: int, sequence: int, now: float) -> bool:
         """The path takes TCP payloads of at most `mss` bytes, options included (RFC 1191, RFC 8201)."""
         if not self._in_flight(sequence):
             return False
-        self.sender.set_mss(max(mss, MINIMUM_MSS) - (_TIMESTAMP_BYTES if self._timestamps else 0))
+        self.sender.set_mss(max(mss, MINIMUM_MSS) - (_TIMESTAMP_BYTES if self._timestamps else 0), now)
         self._owner.touch(self)
         return True
 
@@ -640,7 +641,7 @@ class TcpConnection:
     def next_timeout(self) -> float | None:
         """The earliest of the connection's timers, or None."""
         timers = (
-            self.sender.retransmit_at,
+            self.sender.next_timeout(),
             self.receiver.ack_deadline,
             self._persist_at,
             self._close_at,
@@ -658,6 +659,7 @@ class TcpConnection:
             receiver.on_ack_timeout()
         if sender.retransmit_at is not None and now >= sender.retransmit_at:
             self._on_retransmission_timeout(now)
+        sender.handle_timeout(now)
         if self._persist_at is not None and now >= self._persist_at:
             self._probe_zero_window(now)
         if self._keepalive_at is not None and now >= self._keepalive_at:
@@ -671,7 +673,7 @@ class TcpConnection:
             what = "no answer to SYN" if opening else "no acknowledgment"
             self._give_up(f"{what} after {sender.retries} retransmissions")
             return
-        sender.on_retransmission_timeout(now)
+        sender.on_timeout(now)
         self._syn_due = opening
 
     def _probe_zero_window(self, now: float) -> None:
@@ -728,7 +730,7 @@ class TcpConnection:
             return []
         receiver, sender = self.receiver, self.sender
         packets: list[bytes] = []
-        if self.state in _SENDING and (sender.next < sender.end or sender.board.lost_below > sender.unacknowledged):
+        if self.state in _SENDING and (sender.next < sender.end or sender.board.lost or sender.tail.due):
             runs = sender.runs_to_send(now)
             if runs:
                 window, options = receiver.window_field(), self._options(now)
@@ -825,7 +827,8 @@ class TcpConnection:
         self._enter(State.TIME_WAIT)
 
     def _stop_timers(self) -> None:
-        self.sender.retransmit_at = self._persist_at = self._keepalive_at = None
+        self.sender.stop_timers()
+        self._persist_at = self._keepalive_at = None
         self.receiver.ack_deadline = None
 
     def fail(self, error: WireGuardError) -> None:

@@ -49,7 +49,7 @@ class CongestionControl(Protocol):
 
     window: int  # cwnd
     threshold: int  # ssthresh
-    pacing_rate: float | None  # bytes a second; None: the sender derives it from the window and the round trip
+    pacing_rate: float | None  # bytes a second, infinite: unpaced; None: as follows from the window and the round trip
 
     def set_mss(self, mss: int) -> None:
         """The path takes only smaller segments than we thought."""

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
+from httpx_wireguard._netstack.congestion.reno import Reno
 from httpx_wireguard._netstack.sender import MAXIMUM_BURST, SEND_BUFFER, Run, Sender
 
 MSS = 1000
 ISS = 99  # so that data begins at 100
 
 
+class Unpaced(Reno):
+    """What may leave leaves at once."""
+
+    def __init__(self, mss: int) -> None:
+        super().__init__(mss)
+        self.pacing_rate = inf
+
+
 def sender_with(
     data: int = 0, *, window: int = 1 << 20, sack: bool = True, rtt: float = 0.1, now: float = 0.0, mss: int = MSS
 ) -> Sender:
     """A sender in ESTABLISHED whose SYN took `rtt`; `data` bytes are written."""
-    sender = Sender(ISS, mss)
+    sender = Sender(ISS, mss, Unpaced)
     sender.next = ISS + 1
     sender.start_timer(now - rtt)
     sender.start(mss, sack=sack)
@@ -47,10 +58,8 @@ def ack(sender: Sender, segments: int, now: float, *blocks: tuple[int, int]) -> 
     """Acknowledge the first `segments` segments; blocks too are numbers of segments."""
     acknowledgment = 100 + segments * MSS
     duplicate = acknowledgment == sender.unacknowledged
-    if acknowledgment > sender.unacknowledged:
-        sender.on_ack(acknowledgment, None, now)
-    if blocks or duplicate:
-        sender.on_sack([(100 + left * MSS, 100 + right * MSS) for left, right in blocks], duplicate, now)
+    ranges = [(100 + left * MSS, 100 + right * MSS) for left, right in blocks]
+    sender.on_ack(acknowledgment, ranges, None, duplicate, None, now)
 
 
 # -- new data
@@ -67,11 +76,11 @@ def test_a_retransmitted_syn_does_not_shrink_the_first_flight_but_a_second_does(
     """RFC 5681 3.1, RFC 6928 2; once is forgiven as by Linux: the timer may have been too short."""
     sizes = []
     for timeouts in (1, 2):
-        sender = Sender(ISS, MSS)
+        sender = Sender(ISS, MSS, Unpaced)
         sender.next = ISS + 1
         sender.start_timer(0.0)
         for _ in range(timeouts):
-            sender.on_retransmission_timeout(1.0)
+            sender.on_timeout(1.0)
         sender.start(MSS, sack=True)
         sender.on_established(500, ISS + 1, 1 << 20, 3.0)
         sender.queue.append(bytes(20 * MSS))
@@ -80,11 +89,11 @@ def test_a_retransmitted_syn_does_not_shrink_the_first_flight_but_a_second_does(
 
 
 def test_a_retransmitted_syn_does_not_end_slow_start() -> None:
-    sender = Sender(ISS, MSS)
+    sender = Sender(ISS, MSS, Unpaced)
     sender.next = ISS + 1
     sender.start_timer(0.0)
     sender.start(MSS, sack=True)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     sender.on_established(500, ISS + 1, 1 << 20, 1.5)
     sender.queue.append(bytes(60 * MSS))
     assert len(send(sender, 1.5)) == 10
@@ -94,10 +103,10 @@ def test_a_retransmitted_syn_does_not_end_slow_start() -> None:
 
 def test_a_handshake_without_sample_starts_data_at_three_seconds() -> None:
     """RFC 6298 5.7."""
-    sender = Sender(ISS, MSS)
+    sender = Sender(ISS, MSS, Unpaced)
     sender.next = ISS + 1
     sender.start_timer(0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     sender.start(MSS, sack=True)
     sender.on_established(500, ISS + 1, 1 << 20, 1.5)
     assert sender.rtt.timeout == 3.0
@@ -131,7 +140,7 @@ def test_nagle_holds_a_small_write_until_everything_is_acknowledged() -> None:
     assert send(sender, 0.0) == [(100, 10)]
     sender.queue.append(b"abc")
     assert send(sender, 0.0) == []
-    sender.on_ack(110, None, 0.1)
+    sender.on_ack(110, [], None, False, None, 0.1)
     assert send(sender, 0.1) == [(110, 3)]
 
 
@@ -195,7 +204,7 @@ def test_the_fin_leaves_with_the_last_data() -> None:
 def test_the_fin_leaves_alone_when_there_is_no_data() -> None:
     sender = sender_with()
     sender.close()
-    assert sender.runs_to_send(0.0) == [Run(100, [b""], True)]
+    assert sender.runs_to_send(0.0) == [Run(100, [b""], True, again=False)]
 
 
 def test_a_fin_waits_for_the_window() -> None:
@@ -209,7 +218,7 @@ def test_a_lost_fin_is_sent_again() -> None:
     sender = sender_with(10)
     sender.close()
     sender.runs_to_send(0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     assert sender.runs_to_send(1.0)[0].fin
 
 
@@ -219,12 +228,12 @@ def test_a_retransmission_does_not_carry_a_fin_that_was_never_sent() -> None:
     send(sender, 0.0)
     ack(sender, 9, 0.1)
     sender.close()
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     runs = sender.runs_to_send(1.0)
     assert sent(runs) == full(9)
     assert [run.fin for run in runs] == [False]
     ack(sender, 10, 1.1)
-    assert sender.runs_to_send(1.1) == [Run(100 + 10 * MSS, [b""], True)]
+    assert sender.runs_to_send(1.1) == [Run(100 + 10 * MSS, [b""], True, again=False)]
 
 
 # -- round-trip time
@@ -238,9 +247,9 @@ def test_a_retransmitted_segment_is_not_measured() -> None:
     """RFC 9293 MUST-18, RFC 6298 3: Karn's algorithm."""
     sender = sender_with(10)
     send(sender, 0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     send(sender, 1.0)
-    sender.on_ack(110, None, 1.01)
+    sender.on_ack(110, [], None, False, None, 1.01)
     assert sender.rtt.latest == pytest.approx(0.1)
 
 
@@ -269,13 +278,13 @@ def test_the_backoff_lasts_until_a_segment_is_measured() -> None:
     sender = sender_with(10)
     send(sender, 0.0)
     before = sender.rtt.timeout
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     send(sender, 1.0)
-    sender.on_ack(110, None, 1.5)
+    sender.on_ack(110, [], None, False, None, 1.5)
     assert sender.rtt.timeout == pytest.approx(2 * before)
     sender.queue.append(b"x")
     send(sender, 2.0)
-    sender.on_ack(111, None, 2.5)
+    sender.on_ack(111, [], None, False, None, 2.5)
     assert sender.rtt.latest == pytest.approx(0.5)
 
 
@@ -283,9 +292,9 @@ def test_an_echoed_timestamp_ends_the_backoff() -> None:
     """RFC 7323 4.1: it tells which of the two transmissions was answered."""
     sender = sender_with(10)
     send(sender, 0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     send(sender, 1.0)
-    sender.on_ack(110, 0.5, 1.5)
+    sender.on_ack(110, [], None, False, 1000, 1.5)
     assert not sender.rtt.backed_off
     assert sender.rtt.latest == 0.5
 
@@ -310,7 +319,7 @@ def test_a_timeout_sends_the_first_segment_again_and_doubles_the_timer() -> None
     sender = sender_with(5 * MSS)
     send(sender, 0.0)
     before = sender.rtt.timeout
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     assert send(sender, 1.0) == full(0)
     assert sender.retransmit_at == pytest.approx(1.0 + 2 * before)
     assert sender.retries == 1
@@ -320,7 +329,7 @@ def test_after_a_timeout_slow_start_sends_the_rest_again() -> None:
     """RFC 5681 3.1: the loss window is one segment."""
     sender = sender_with(8 * MSS, sack=False)
     send(sender, 0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     assert send(sender, 1.0) == full(0)
     ack(sender, 1, 1.1)
     assert send(sender, 1.1) == full(1, 2)
@@ -334,7 +343,7 @@ def test_after_a_timeout_only_what_is_missing_is_sent_again() -> None:
     sender = sender_with(5 * MSS)
     send(sender, 0.0)
     ack(sender, 0, 0.1, (1, 3))
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     sender.congestion.window = 10 * MSS
     assert send(sender, 1.0) == full(0, 3, 4)
 
@@ -344,8 +353,8 @@ def test_a_second_timeout_forgets_selective_acknowledgments() -> None:
     sender = sender_with(5 * MSS)
     send(sender, 0.0)
     ack(sender, 0, 0.1, (1, 3))
-    sender.on_retransmission_timeout(1.0)
-    sender.on_retransmission_timeout(3.0)
+    sender.on_timeout(1.0)
+    sender.on_timeout(3.0)
     sender.congestion.window = 10 * MSS
     assert send(sender, 3.0) == full(0, 1, 2, 3, 4)
 
@@ -353,7 +362,7 @@ def test_a_second_timeout_forgets_selective_acknowledgments() -> None:
 def test_progress_sets_the_count_of_timeouts_back() -> None:
     sender = sender_with(5 * MSS)
     send(sender, 0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     ack(sender, 1, 1.1)
     assert sender.retries == 0
 
@@ -375,7 +384,7 @@ def test_three_segments_selectively_acknowledged_show_a_loss() -> None:
     send(sender, 0.0)
     ack(sender, 0, 0.1, (1, 4))
     assert send(sender, 0.1) == full(0)
-    assert sender.congestion.window == 5 * MSS
+    assert sender.congestion.threshold == 5 * MSS
 
 
 def test_every_hole_is_sent_again_in_one_round_trip() -> None:
@@ -501,11 +510,11 @@ def test_a_smaller_path_sends_everything_in_flight_again_in_smaller_segments() -
     """RFC 1191 6.5."""
     sender = sender_with(2 * MSS)
     send(sender, 0.0)
-    sender.set_mss(600)
+    sender.set_mss(600, 0.1)
     assert send(sender, 0.1) == [(100, 600), (700, 600), (1300, 600), (1900, 200)]
 
 
 def test_the_segment_size_never_grows() -> None:
     sender = sender_with(2 * MSS)
-    sender.set_mss(5000)
+    sender.set_mss(5000, 0.1)
     assert sender.mss == MSS

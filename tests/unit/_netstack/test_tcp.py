@@ -20,6 +20,7 @@ from httpx_wireguard._errors import (
     DestinationUnreachable,
     TunnelClosed,
 )
+from httpx_wireguard._netstack.congestion.reno import Reno
 from httpx_wireguard._netstack.sender import SEND_BUFFER
 from httpx_wireguard._netstack.tcp import MINIMUM_MSS, MSL, State, TcpConnection
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
@@ -91,6 +92,7 @@ class Peer:
             initial_sequence=1000,
             mss=MSS,
             socket_capacity=capacity,
+            make_control=Reno,
         )
 
     def give(
@@ -1606,7 +1608,7 @@ def test_packet_too_big_sends_smaller_segments_again() -> None:
     peer = established()
     peer.connection.send(bytes(2 * FULL), 0.0)
     peer.take(0.0)
-    assert peer.connection.on_packet_too_big(1000, 1001)
+    assert peer.connection.on_packet_too_big(1000, 1001, 0.0)
     segments = peer.take(0.1)
     assert [segment.sequence for segment in segments] == [1001, 1989, 2977]
     assert max(segment.length for segment in segments) == 40 + 1000
@@ -1618,8 +1620,8 @@ def test_packet_too_big_about_nothing_in_flight_is_a_forgery() -> None:
     peer = established()
     peer.connection.send(bytes(FULL), 0.0)
     peer.take(0.0)
-    assert not peer.connection.on_packet_too_big(1000, 1001 + FULL)
-    assert not peer.connection.on_packet_too_big(1000, 1000)
+    assert not peer.connection.on_packet_too_big(1000, 1001 + FULL, 0.0)
+    assert not peer.connection.on_packet_too_big(1000, 1000, 0.0)
     assert peer.connection.sender.mss == FULL
 
 
@@ -1628,7 +1630,7 @@ def test_packet_too_big_makes_segments_no_smaller_than_the_floor() -> None:
     peer = established()
     peer.connection.send(bytes(FULL), 0.0)
     peer.take(0.0)
-    peer.connection.on_packet_too_big(1, 1001)
+    peer.connection.on_packet_too_big(1, 1001, 0.0)
     assert peer.take(0.1)[0].length == 40 + MINIMUM_MSS
 
 
@@ -1668,7 +1670,14 @@ def test_sequence_numbers_wrap_around() -> None:
     """RFC 9293 3.4."""
     owner = Owner()
     connection = TcpConnection(
-        owner, OURS, THEIRS, initial_sequence=2**32 - 3, mss=MSS, socket_capacity=1 << 17, timestamp_offset=2**32 - 5
+        owner,
+        OURS,
+        THEIRS,
+        initial_sequence=2**32 - 3,
+        mss=MSS,
+        socket_capacity=1 << 17,
+        make_control=Reno,
+        timestamp_offset=2**32 - 5,
     )
     connection.open(0.0)
     connection.packets_to_send(0.0)
