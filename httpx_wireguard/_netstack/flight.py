@@ -214,6 +214,7 @@ class Flight:
                 app_limited=newest is not None and newest.app_limited,
                 tx_in_flight=0 if newest is None else newest.in_flight,
                 lost_since=0 if newest is None else self.rate.lost - newest.lost_before,
+                selective=self.sack,
             )
         )
         if fast and recovery is not None and recovery.prr is not None:
@@ -251,7 +252,8 @@ class Flight:
             length = one.end - one.start
             lost += length
             self.rate.lost += length
-            self.congestion.on_lost(length, one.in_flight, self.rate.lost - one.lost_before, one.app_limited, now)
+            lost_since = self.rate.lost - one.lost_before
+            self.congestion.on_lost(one.start, length, one.in_flight, lost_since, one.app_limited, now)
         if board.lost and not recovering:
             self._begin_recovery(flight, now)
         return lost

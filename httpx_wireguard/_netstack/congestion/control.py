@@ -39,6 +39,7 @@ class AckSample:
     app_limited: bool  # the segment was sent while the application offered too little
     tx_in_flight: int  # in flight when the segment was sent, itself included
     lost_since: int  # lost between its sending and now
+    selective: bool  # the far side reports what it holds (RFC 2018): more than one loss a round trip shows
 
 
 class CongestionControl(Protocol):
@@ -57,8 +58,14 @@ class CongestionControl(Protocol):
     def on_ack(self, ack: AckSample) -> None:
         """Data was delivered. Called in recovery too, with `ack.recovering`."""
 
-    def on_lost(self, length: int, tx_in_flight: int, lost_since: int, app_limited: bool, now: float) -> None:
-        """`length` bytes were declared lost; the rest as in `AckSample`, of the moment when they were sent."""
+    def on_lost(
+        self, start: int, length: int, tx_in_flight: int, lost_since: int, app_limited: bool, now: float
+    ) -> None:
+        """`length` bytes from sequence number `start` were declared lost, themselves counted in `lost_since`.
+
+        The rest is as in `AckSample`, of the moment when they were sent. Where an acknowledgment shows the loss, its
+        `on_ack` comes after this.
+        """
 
     def on_congestion(self, in_flight: int, now: float) -> None:
         """A loss or an ECN echo (RFC 3168 6.1.2) begins a recovery: at most once per window of data."""

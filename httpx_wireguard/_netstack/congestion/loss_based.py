@@ -45,7 +45,9 @@ class LossBased:
         self.window += growth
         return ack.delivered - growth
 
-    def on_lost(self, length: int, tx_in_flight: int, lost_since: int, app_limited: bool, now: float) -> None:
+    def on_lost(
+        self, start: int, length: int, tx_in_flight: int, lost_since: int, app_limited: bool, now: float
+    ) -> None:
         """Nothing: a loss counts once per window of data, by `on_congestion`."""
 
     def on_recovery_end(self, now: float) -> None:
