@@ -404,6 +404,7 @@ class Bbr:
             self._save_window()
             self._enter(State.PROBE_RTT)
             self._probe_rtt_done = None
+            self.model.begin_to_hold_back()
             self._probe_stopping = True
             self.model.start_round()
         if self.state is State.PROBE_RTT:

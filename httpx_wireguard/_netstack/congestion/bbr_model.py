@@ -183,7 +183,7 @@ class PathModel:
             self._loss_in_round = False
         rounds = EXTRA_ACKED_ROUNDS if self.full_pipe.reached else 1  # 5.5.9
         self.aggregation.on_ack(ack, self.bandwidth, window, self.round_count, rounds)
-        # A sample without a rate says nothing about growth.
+        # Deviates from draft-ietf-ccwg-bbr-06 5.3.1.2: a sample without a rate, there 0, is no sign of a full pipe.
         if self.round_start and self.rate and not self.app_limited:
             self.full_pipe.on_round(self.rate)
 
@@ -221,13 +221,15 @@ class PathModel:
             self.max_bandwidth = self._previous_bandwidth = self._current_bandwidth
             self._current_bandwidth = 0.0
 
-    def hold_back(self, in_flight: int) -> None:
-        """MarkConnectionAppLimited (4.1.2.4): what we now send is slow because we want it so.
+    def begin_to_hold_back(self) -> None:
+        """From now on what we send is slow because we want it so.
 
-        The sampler of the sender does not know; so the mark is kept here, as the span of C.delivered at sending.
+        The sender, which marks what the application limits, does not know of this; so the span is kept here.
         """
-        if self.delivered > self._limited_until:
-            self._limited_from = self.delivered
+        self._limited_from = self.delivered
+
+    def hold_back(self, in_flight: int) -> None:
+        """MarkConnectionAppLimited (4.1.2.4): at least until all this is delivered."""
         self._limited_until = self.delivered + in_flight
 
     # -- congestion, 5.5.10
