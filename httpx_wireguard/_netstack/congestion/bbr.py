@@ -10,7 +10,7 @@ from enum import Enum, auto
 from math import inf, log
 from typing import ClassVar
 
-from httpx_wireguard._netstack.congestion.bbr_model import BETA, PathModel
+from httpx_wireguard._netstack.congestion.bbr_model import BETA, LOSS_THRESHOLD, PathModel
 from httpx_wireguard._netstack.congestion.control import (
     INITIAL_WINDOW_SEGMENTS,
     LOSS_WINDOW_SEGMENTS,
@@ -18,7 +18,6 @@ from httpx_wireguard._netstack.congestion.control import (
     AckSample,
 )
 
-LOSS_THRESHOLD = 0.02  # BBR.LossThresh, 2.8
 HEADROOM = 0.15  # BBR.Headroom, 2.8
 MINIMUM_WINDOW_SEGMENTS = 4  # BBR.MinPipeCwnd, 2.8
 STARTUP_LOSS_RANGES = 6  # BBRStartupFullLossCnt, 5.3.1.3
@@ -78,6 +77,7 @@ class Bbr:
         "_losses",
         "_lost_end",
         "_lost_ranges",
+        "_marked",
         "_mss",
         "_pacing_gain",
         "_prior_window",
@@ -122,6 +122,7 @@ class Bbr:
         self._undo: tuple[float, float, float] = (0.0, 0.0, 0.0)  # both short-term bounds, inflight_longterm
         self._undo_state: State | None = None
         self._congested = False  # since the last acknowledgment
+        self._marked = False  # likewise, and not by a loss
         self._losses: list[tuple[int, int, int, bool]] = []  # of a probe, likewise: the arguments of `on_lost`
         self._lost_end = -1  # where the newest of the ranges lost ends
         self._lost_ranges = 0  # in this round trip
@@ -156,7 +157,7 @@ class Bbr:
         model.take_sample(ack)
         if self._congested:
             self._handle_losses(ack)
-        model.update(ack, self.window, self.state in ACCELERATING_STATES)
+        model.update(ack, self.window, self.pacing_rate or inf, self.state in ACCELERATING_STATES)
         self._rounds_since_probe += model.round_start
         if self.state is State.STARTUP:
             self._check_startup_done(ack)
@@ -186,7 +187,8 @@ class Bbr:
             self._losses.append((length, tx_in_flight, lost_since, app_limited))
 
     def on_congestion(self, in_flight: int, now: float) -> None:
-        """OnEnterFastRecovery (5.6.4.4). An ECN echo counts as a loss in the short-term model (3.7)."""
+        """OnEnterFastRecovery (5.6.4.4). An ECN echo, without a loss, counts in the short-term model (3.7)."""
+        self._marked = not self._congested
         self._congested = True
         self._save_state()
 
@@ -203,7 +205,7 @@ class Bbr:
     def on_spurious(self, now: float) -> None:
         """HandleSpuriousLossDetection (5.5.11.2)."""
         model = self.model
-        self._recovering = self._congested = False
+        self._recovering = self._congested = self._marked = False
         self._losses.clear()
         model.forget_loss()
         model.full_pipe.reset(0.0)
@@ -238,7 +240,8 @@ class Bbr:
     def _handle_losses(self, ack: AckSample) -> None:
         """NoteLoss, and HandleLostPacket for each loss since the last acknowledgment."""
         self._congested = False
-        self.model.note_loss()
+        self.model.note_loss(self._marked)
+        self._marked = False
         for length, tx_in_flight, lost, app_limited in self._losses:
             if self._is_inflight_too_high(lost, tx_in_flight, ack.selective):
                 inflight = _inflight_at_loss(length, tx_in_flight, lost)

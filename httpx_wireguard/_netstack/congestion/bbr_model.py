@@ -7,6 +7,7 @@ from math import inf
 
 from httpx_wireguard._netstack.congestion.control import AckSample
 
+LOSS_THRESHOLD = 0.02  # BBR.LossThresh, 2.8
 BETA = 0.7  # BBR.Beta, 2.8: what a round trip with losses leaves of a short-term bound, at the least
 FULL_BANDWIDTH_GROWTH = 1.25  # 5.3.1.2: a round trip that brings less than this is "without much growth"
 FULL_BANDWIDTH_ROUNDS = 3  # 5.3.1.2
@@ -118,13 +119,17 @@ class PathModel:
 
     __slots__ = (
         "_current_bandwidth",
+        "_held_back",
         "_limited_from",
         "_limited_until",
         "_loss_in_round",
         "_loss_round_end",
+        "_mark_in_round",
         "_previous_bandwidth",
         "_rate_latest",
         "_round_end",
+        "_slowest",
+        "_slowest_before",
         "_volume",
         "aggregation",
         "app_limited",
@@ -149,7 +154,8 @@ class PathModel:
         self.delivered = 0  # C.delivered
         self.rate = 0.0  # RS.delivery_rate; 0: the sample has none
         self._volume = 0  # RS.delivered
-        self.app_limited = False  # RS.is_app_limited
+        self._held_back = False  # by ourselves
+        self.app_limited = False  # RS.is_app_limited: by the application, or by ourselves
         self._limited_from = 1  # segments sent when `delivered` was from here ...
         self._limited_until = 0  # ... to here were held back by ourselves
         self.round_count = 0
@@ -160,8 +166,11 @@ class PathModel:
         self._current_bandwidth = 0.0  # ... and this one
         self.bandwidth = 0.0  # BBR.bw
         self._loss_in_round = False
+        self._mark_in_round = False
         self.loss_round_start = False
         self._loss_round_end = 0  # BBR.loss_round_delivered
+        self._slowest = inf  # pacing rate since then ...
+        self._slowest_before = inf  # ... and in the round trip before
         self.reset_congestion_signals()
         self.reset_shortterm()
 
@@ -170,17 +179,21 @@ class PathModel:
         self.delivered = ack.total_delivered
         self.rate = ack.delivery_rate or 0.0
         self._volume = ack.total_delivered - ack.prior_delivered
-        self.app_limited = ack.app_limited or self._limited_from <= ack.prior_delivered <= self._limited_until
+        self._held_back = self._limited_from <= ack.prior_delivered <= self._limited_until
+        self.app_limited = ack.app_limited or self._held_back
 
-    def update(self, ack: AckSample, window: int, probing: bool) -> None:
+    def update(self, ack: AckSample, window: int, pace: float, probing: bool) -> None:
         """The part of UpdateModelAndState that no state of the machine decides (5.2.3)."""
         self._update_latest_signals(ack)
         self._update_round(ack)
         self._update_max_bandwidth()
         if self.loss_round_start:  # UpdateCongestionSignals, 5.5.10.3
-            if self._loss_in_round and not probing:
+            if self._loss_in_round and not probing and (self._mark_in_round or not self._arrives_as_sent(pace)):
                 self._lower_shortterm_bounds(window)
-            self._loss_in_round = False
+            self._loss_in_round = self._mark_in_round = False
+            self._slowest_before, self._slowest = self._slowest, pace
+        elif pace < self._slowest:
+            self._slowest = pace
         rounds = EXTRA_ACKED_ROUNDS if self.full_pipe.reached else 1  # 5.5.9
         self.aggregation.on_ack(ack, self.bandwidth, window, self.round_count, rounds)
         # Deviates from draft-ietf-ccwg-bbr-06 5.3.1.2: a sample without a rate, there 0, is no sign of a full pipe.
@@ -234,18 +247,19 @@ class PathModel:
 
     # -- congestion, 5.5.10
 
-    def note_loss(self) -> None:
-        """NoteLoss: the losses of the round trip that begins with the first one count as one."""
+    def note_loss(self, marked: bool) -> None:
+        """NoteLoss: the losses of the round trip that begins with the first one count as one; so do ECN echoes."""
+        self._mark_in_round |= marked
         if not self._loss_in_round:
             self._loss_round_end = self.delivered
             self._loss_in_round = True
 
     def forget_loss(self) -> None:
-        self._loss_in_round = False
+        self._loss_in_round = self._mark_in_round = False
 
     def reset_congestion_signals(self) -> None:
         """ResetCongestionSignals."""
-        self._loss_in_round = False
+        self._loss_in_round = self._mark_in_round = False
         self._rate_latest = 0.0  # BBR.bw_latest
         self.inflight_latest = 0
 
@@ -263,6 +277,17 @@ class PathModel:
         self.loss_round_start = ack.prior_delivered >= self._loss_round_end
         if self.loss_round_start:
             self._loss_round_end = ack.total_delivered
+
+    def _arrives_as_sent(self, pace: float) -> bool:
+        """Whether the round trip that lost something brought all but LossThresh of what we sent, or were free to send.
+
+        Deviates from draft-ietf-ccwg-bbr-06 5.5.10.3, which then lowers the bounds too: by the lost part, by our pacing
+        margin, and by the gain of ProbeBW_DOWN, in each round trip. Random losses of 1 % halve the rate between two
+        probes that way, though the path is free. A queue that fills or a rival leaves less to arrive than this.
+        """
+        # What arrived in this round trip was sent in the one before, and measured from when that began.
+        slowest = min(pace, self._slowest, self._slowest_before)
+        return self._held_back or self._rate_latest >= slowest * (1 - LOSS_THRESHOLD)
 
     def _lower_shortterm_bounds(self, window: int) -> None:
         """InitLowerBounds and LossLowerBounds: down to what arrives, but not by more than Beta."""
