@@ -21,6 +21,7 @@ from httpx_wireguard._errors import (
     renewed,
 )
 from httpx_wireguard._netstack.addresses import IpAddress, pack
+from httpx_wireguard._netstack.congestion import CONTROLS, DEFAULT_CONTROL
 from httpx_wireguard._netstack.listener import TcpListener
 from httpx_wireguard._netstack.ping import PingSocket
 from httpx_wireguard._netstack.stack import Socket, Stack
@@ -30,6 +31,8 @@ from httpx_wireguard._wireguard.device import DatagramRun, Device
 from httpx_wireguard._wireguard.entropy import Entropy
 from httpx_wireguard._wireguard.peer import Peer
 
+__all__ = ["CONTROLS", "DEFAULT_CONTROL", "Engine", "readable_endpoint"]
+
 SOCKET_CAPACITY = 1 << 17  # bytes; what a UDP socket with Linux' default buffer holds of full-size datagrams
 
 _log = logging.getLogger("httpx_wireguard.engine")
@@ -38,17 +41,25 @@ _log = logging.getLogger("httpx_wireguard.engine")
 class Engine:
     """One WireGuard interface and the host behind it."""
 
-    def __init__(self, config: Config, entropy: Entropy, *, socket_capacity: int = SOCKET_CAPACITY) -> None:
+    def __init__(
+        self,
+        config: Config,
+        entropy: Entropy,
+        *,
+        socket_capacity: int = SOCKET_CAPACITY,
+        congestion_control: str = DEFAULT_CONTROL,
+    ) -> None:
         """
         Args:
             config: a valid configuration; endpoints are set on `device.peers` once they are resolved.
             entropy: randomness and the wall clock.
             socket_capacity: bytes that the UDP socket holds while its driver is busy; bounds the TCP windows.
+            congestion_control: a name in `CONTROLS`, for new TCP connections.
         """
         self.config = config
         self.device = Device(config, entropy)
         addresses = [interface.ip.packed for interface in config.address]
-        self.stack = Stack(addresses, config.mtu, entropy, socket_capacity)
+        self.stack = Stack(addresses, config.mtu, entropy, socket_capacity, congestion_control)
         self.closed_by: WireGuardError | None = None  # why every call fails now
 
     # -- datagrams and time

@@ -37,7 +37,6 @@ class Sender(Flight):
 
     __slots__ = (
         "_last_sent_at",
-        "_make_control",
         "_pacer",
         "_syn_sent_at",
         "_wl1",
@@ -45,6 +44,7 @@ class Sender(Flight):
         "cwr_due",
         "fin_at",
         "largest_window",
+        "make_control",
         "more_due",
         "nagle",
         "override_due",
@@ -68,7 +68,7 @@ class Sender(Flight):
         self.queue = SendQueue(initial_sequence + 1)
         self.fin_at: int | None = None  # sequence number of our FIN once the writer closed
         self.nagle = False  # HTTP clients set TCP_NODELAY
-        self._make_control = make_control
+        self.make_control = make_control
         self._pacer = Pacer(mss)
         self.pace_at: float | None = None  # when pacing lets more go
         self._syn_sent_at: float | None = None  # None once it was sent again
@@ -93,7 +93,7 @@ class Sender(Flight):
     def on_established(self, sequence: int, acknowledgment: int, window: int, now: float) -> None:
         """Our SYN is acknowledged: the first SND.WND, SND.WL1 and SND.WL2 (RFC 9293 3.10.7.3, 3.10.7.4)."""
         self.unacknowledged = acknowledgment
-        self.congestion = self._make_control(self.mss)
+        self.congestion = self.make_control(self.mss)
         self._pacer = Pacer(self.mss)
         if self.retries == 0 and self._syn_sent_at is not None:
             self.rtt.on_sample(now - self._syn_sent_at)

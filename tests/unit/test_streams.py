@@ -436,3 +436,13 @@ def test_a_socket_option_without_meaning_is_ignored_and_logged(caplog: pytest.Lo
 def test_the_repr_of_a_stream_names_its_ends() -> None:
     stream: SyncStream = plain(VirtualDriver())[0]
     assert repr(stream) == "<SyncStream 10.0.0.2:40000 -> 10.0.0.1:443>"
+
+
+def test_a_congestion_control_is_chosen_by_its_name() -> None:
+    for value in (b"bbr", b"bbr\0\0\0", bytearray(b"bbr")):
+        assert TcpOptions.from_socket_options([(socket.IPPROTO_TCP, 13, value)]).congestion_control == "bbr"
+
+
+def test_an_unknown_congestion_control_is_refused_and_the_known_ones_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"'vegas'; choose one of bbr, cubic, reno"):
+        TcpOptions.from_socket_options([(socket.IPPROTO_TCP, 13, b"vegas")])
