@@ -11,6 +11,7 @@ from httpx_wireguard._netstack.flight import Flight
 from httpx_wireguard._netstack.pacing import AVOIDANCE_GAIN, SLOW_START_GAIN, Pacer
 from httpx_wireguard._netstack.recovery import Forward
 from httpx_wireguard._netstack.scoreboard import Transmission
+from httpx_wireguard._netstack.segment_size import SegmentSize
 from httpx_wireguard._netstack.send_queue import SendQueue
 
 SEND_BUFFER = 4 << 20  # bytes; the usual limit of Linux' tcp_wmem
@@ -38,6 +39,7 @@ class Sender(Flight):
     __slots__ = (
         "_last_sent_at",
         "_pacer",
+        "_segment_size",
         "_syn_sent_at",
         "_wl1",
         "_wl2",
@@ -70,6 +72,7 @@ class Sender(Flight):
         self.nagle = False  # HTTP clients set TCP_NODELAY
         self.make_control = make_control
         self._pacer = Pacer(mss)
+        self._segment_size = SegmentSize(mss)
         self.pace_at: float | None = None  # when pacing lets more go
         self._syn_sent_at: float | None = None  # None once it was sent again
         self._last_sent_at = 0.0
@@ -89,6 +92,7 @@ class Sender(Flight):
         """The far side's SYN came: what it takes is known."""
         self.mss = mss
         self.sack = sack
+        self._segment_size = SegmentSize(mss)
 
     def on_established(self, sequence: int, acknowledgment: int, window: int, now: float) -> None:
         """Our SYN is acknowledged: the first SND.WND, SND.WL1 and SND.WL2 (RFC 9293 3.10.7.3, 3.10.7.4)."""
@@ -227,6 +231,7 @@ class Sender(Flight):
 
     def _send_again(self, one: Transmission, length: int, runs: list[Run], now: float) -> int:
         run = self._run(one.start, min(length, max(self.queue.end - one.start, 0)), self.next)
+        self._segment_size.on_sent_again(one.start, one.start + run.length)
         self.on_sent_again(one, one.start + run.length, now)
         runs.append(run)
         return run.length
@@ -253,7 +258,12 @@ class Sender(Flight):
             length = budget // self.mss * self.mss
         if length <= 0:
             return
-        run = self._run(self.next, min(length, self.queue.end - self.next), self.end)
+        probe = 0 if self.recovering else self._segment_size.probe(min(length, self.queue.end - self.next), now)
+        if probe:
+            run = Run(self.next, [self.queue.slice(self.next, probe)], fin=False, again=False)
+            self._segment_size.on_probe_sent(self.next + probe, now)
+        else:
+            run = self._run(self.next, min(length, self.queue.end - self.next), self.end)
         self.on_sent(run.length, now)
         self.override_due = False
         runs.append(run)
@@ -292,6 +302,23 @@ class Sender(Flight):
     ) -> None:
         self.queue.release(acknowledgment)
         super().on_ack(acknowledgment, blocks, reported, duplicate, echo, now)
+        full = self._segment_size.on_ack(acknowledgment)
+        if full is not None:
+            self.mss = full
+            self.congestion.set_mss(full)
+
+    def on_timeout(self, now: float) -> None:
+        first = self.board.transmissions[0] if self.board.transmissions else None
+        super().on_timeout(now)
+        if first is not None:
+            smaller = self._segment_size.on_timeout(self.retries, min(first.end - first.start, self.mss))
+            if smaller is not None:
+                super().set_mss(smaller, now)
+
+    def set_mss(self, mss: int, now: float) -> None:
+        """A router says how much the path takes."""
+        self._segment_size.limit(mss)
+        super().set_mss(mss, now)
 
     def on_ecn_echo(self, now: float) -> None:
         """RFC 3168 6.1.2: as for a loss, once for each window of data; the far side is told."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from httpx_wireguard._errors import ConnectionReset, OperationTimeout, TunnelClosed
+from httpx_wireguard._errors import ConfigError, ConnectionReset, OperationTimeout, TunnelClosed
 from httpx_wireguard._streams import AsyncTcpStream, ConnectionFacts, SyncStream, TcpOptions
 from tests.memory_tunnel import MemoryDriver, MemorySocket, VirtualDriver, socket_pair
 from tests.tls_server import TlsServer, client_context, server_context
