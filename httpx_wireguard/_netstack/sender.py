@@ -9,7 +9,8 @@ from httpx_wireguard._netstack.recovery import DUPLICATE_THRESHOLD, Scoreboard
 from httpx_wireguard._netstack.rtt import RttEstimator
 from httpx_wireguard._netstack.send_queue import SendQueue
 
-SEND_BUFFER = 4 << 20  # bytes; the usual limit of Linux' tcp_wmem
+INITIAL_SEND_BUFFER = 1 << 19  # bytes; ours: two writes of 256 KiB, so that one is being filled while one empties
+MAXIMUM_SEND_BUFFER = 16 << 20  # bytes; twice the congestion window of 0.5 Gbit/s over 134 ms
 MAXIMUM_BURST = 1 << 18  # bytes per call; ours: bounds what waits in memory between building and sending
 
 
@@ -33,6 +34,7 @@ class Sender:
         "_wl1",
         "_wl2",
         "board",
+        "buffer_limit",
         "congestion",
         "fin_at",
         "largest_window",
@@ -49,6 +51,7 @@ class Sender:
         "sack",
         "scale",
         "segments_retransmitted",
+        "small_end",
         "unacknowledged",
         "window",
     )
@@ -64,6 +67,8 @@ class Sender:
         self.queue = SendQueue(initial_sequence + 1)
         self.fin_at: int | None = None  # sequence number of our FIN once the writer closed
         self.nagle = False  # HTTP clients set TCP_NODELAY
+        self.small_end = initial_sequence  # Snd.Sml: end of the last segment that was not full
+        self.buffer_limit = INITIAL_SEND_BUFFER  # bytes that the queue may hold
         self.sack = False
         self.board = Scoreboard()
         self.rtt = RttEstimator()
@@ -114,7 +119,7 @@ class Sender:
     @property
     def space(self) -> int:
         """Bytes that the writer may add."""
-        return max(SEND_BUFFER - len(self.queue), 0)
+        return max(self.buffer_limit - len(self.queue), 0)
 
     def close(self) -> None:
         self.fin_at = self.queue.end
@@ -172,8 +177,10 @@ class Sender:
         if waiting <= 0:
             return 1 if self.fin_at is not None and usable > 0 else 0
         if usable >= waiting:
-            if self.nagle and waiting < self.mss and self.next > self.unacknowledged:
-                return 0  # RFC 9293 3.7.4
+            if self.nagle and self.fin_at is None and self.small_end > self.unacknowledged:
+                # RFC 9293 3.7.4 in Minshall's variant: only a small segment in flight holds a small one back, so the
+                # end of a large write does not wait for a delayed acknowledgment
+                return waiting - waiting % self.mss
             return waiting
         if usable >= self.mss:
             return usable // self.mss * self.mss
@@ -191,6 +198,8 @@ class Sender:
         if self._timed is None and self.board.recovery_point is None:  # else it would wait behind a hole
             self._timed = (self.next + 1, now)
         self.next += sum(map(len, run.payloads)) + run.fin
+        if len(run.payloads[-1]) < self.mss:
+            self.small_end = self.next
         self.override_due = False
         runs.append(run)
 
@@ -229,6 +238,8 @@ class Sender:
         acknowledged = acknowledgment - self.unacknowledged
         self.unacknowledged = acknowledgment
         self.queue.release(acknowledgment)
+        # twice the congestion window: one in flight, and one for the writer to fill meanwhile
+        self.buffer_limit = max(self.buffer_limit, min(2 * self.congestion.window, MAXIMUM_SEND_BUFFER))
         board.release(acknowledgment)
         if self._timed is not None and acknowledgment >= self._timed[0]:
             self.rtt.on_sample(now - self._timed[1])

@@ -17,6 +17,7 @@ from httpx_wireguard._errors import (
 )
 from httpx_wireguard._netstack.addresses import IpAddress, is_unicast, readable
 from httpx_wireguard._netstack.fragments import FragmentReassembler
+from httpx_wireguard._netstack.limits import SharedLimits
 from httpx_wireguard._netstack.listener import TcpListener
 from httpx_wireguard._netstack.ping import PingSocket
 from httpx_wireguard._netstack.tcp import MINIMUM_MSS, State, TcpConnection
@@ -89,6 +90,7 @@ class Stack:
         self.drops: Counter[str] = Counter()
         self.socket_capacity = socket_capacity  # bytes that the UDP socket below holds while nobody reads it
         self._entropy = entropy
+        self._shared = SharedLimits(entropy)
         self._isn_key = entropy.random(32)
         self._connections_opened = 0
         self._connections: dict[bytes, TcpConnection] = {}  # by source, destination and ports as they arrive
@@ -170,6 +172,7 @@ class Stack:
             mss=self._mss(remote[0]),
             socket_capacity=self.socket_capacity,
             timestamp_offset=int.from_bytes(digest[4:8], "big"),
+            shared=self._shared,
         )
         self._connections[key] = connection
         return connection

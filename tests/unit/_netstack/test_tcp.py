@@ -20,8 +20,8 @@ from httpx_wireguard._errors import (
     DestinationUnreachable,
     TunnelClosed,
 )
-from httpx_wireguard._netstack.sender import SEND_BUFFER
-from httpx_wireguard._netstack.tcp import MINIMUM_MSS, MSL, State, TcpConnection
+from httpx_wireguard._netstack.sender import INITIAL_SEND_BUFFER
+from httpx_wireguard._netstack.tcp import MINIMUM_MSS, MSL, WRITE_LOW_WATER, State, TcpConnection
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
 
 SYN, ACK, FIN, RST, PSH, URG = Flags.SYN, Flags.ACK, Flags.FIN, Flags.RST, Flags.PSH, Flags.URG
@@ -809,7 +809,7 @@ def test_a_slightly_old_acknowledgment_brings_its_data_but_not_its_window() -> N
 def test_acknowledged_data_makes_room_and_wakes_the_writer() -> None:
     peer = established()
     connection = peer.connection
-    assert connection.send(bytes(SEND_BUFFER + 5), 0.0) == SEND_BUFFER
+    assert connection.send(bytes(INITIAL_SEND_BUFFER + 5), 0.0) == INITIAL_SEND_BUFFER
     assert connection.send(b"x", 0.0) == 0
     while_full = connection.writable
     assert not while_full
@@ -818,7 +818,7 @@ def test_acknowledged_data_makes_room_and_wakes_the_writer() -> None:
         now += 0.05
         acknowledged += sum(len(segment.payload) for segment in peer.take(now))
         peer.ack(acknowledged, now)
-    assert acknowledged - 1001 >= SEND_BUFFER // 4
+    assert acknowledged - 1001 >= WRITE_LOW_WATER
     assert connection in peer.owner.woken
 
 
