@@ -31,6 +31,7 @@ class Receiver:
         "_chunks",
         "_consumed",
         "_consumed_before",
+        "_disordered",
         "_edge",
         "_granted",
         "_memory",
@@ -77,17 +78,19 @@ class Receiver:
         self._socket_capacity = socket_capacity
         self._memory = memory or ReceiveMemory()
         self._granted = 0  # bytes that the memory keeps for us: the window, or at least what is held
-        # of the buffer: window and unread data together
-        self._size = min(INITIAL_BUFFER, socket_capacity, max(self._memory.free, RECEIVE_FLOOR) - ROUNDING)
+        # of the buffer: window and unread data together; for a SYN,ACK the floor, which it is certain to get
+        self._size = min(RECEIVE_FLOOR - ROUNDING, socket_capacity)
         self._edge = next_sequence  # right edge of the window that there is room for
         self._advertised = next_sequence  # the same as the far side knows it: rounded up to its unit
         self._consumed = self._consumed_before = 0  # bytes read in this round trip, and in the one before
+        self._disordered = False  # something was missing in this round trip
         self._round_start = 0.0
         self._window_mark: tuple[int, float] | None = None  # without timestamps: an edge, and when it was promised
 
     def open(self, now: float) -> None:
         """Our SYN leaves. Its window counts for little: the next segment tells the one that the path allows."""
-        self._size = min(self._size, self._ceiling(self._memory.on_round(self, now)))
+        self._granted = self._memory.admit()
+        self._set_first_size(now)
 
     def start(self, now: float, rtt: float | None, *, timestamps: bool) -> None:
         """The handshake is over: data may come.
@@ -98,11 +101,14 @@ class Receiver:
         """
         self.rtt = rtt
         self._round_start = now
-        self._granted = self._memory.admit()
-        active = self._memory.on_round(self, now)
-        self._resize(min(INITIAL_BUFFER, self._socket_capacity, self._ceiling(active)))
+        self._granted = self._granted or self._memory.admit()
+        self._set_first_size(now)
         if not timestamps:
             self._window_mark = (self._advertised, now)
+
+    def _set_first_size(self, now: float) -> None:
+        active = self._memory.on_round(self, now)
+        self._resize(min(INITIAL_BUFFER, self._socket_capacity, self._ceiling(active)))
 
     def leave(self) -> None:
         """The connection is over. What is left to read is the reader's."""
@@ -192,6 +198,7 @@ class Receiver:
             self.ack_now = True
             return False
         if sequence > self.next:
+            self._disordered = True
             if not self.queue.insert(sequence, payload) and self._holds(sequence, sequence + len(payload)):
                 self.duplicate = (sequence, sequence + len(payload))
             self.ack_now = True  # RFC 5681 4.2: at once, so that the sender sees the hole
@@ -202,7 +209,7 @@ class Receiver:
             more = self.queue.take_from(self.next + length)
             self._chunks.extend(more)
             length += sum(map(len, more))
-            self.ack_now = True  # RFC 5681 4.2: it filled (part of) a hole
+            self.ack_now = self._disordered = True  # RFC 5681 4.2: it filled (part of) a hole
         self.next += length
         self.buffered += length
         self._schedule_ack(length, len(payload), now)
@@ -311,12 +318,13 @@ class Receiver:
 
         The window is to be twice what the reader takes in a round trip, so that a loss can be mended meanwhile. Where
         it takes more than in the round trip before, the sender is in slow start and may double again before we see
-        it: the window keeps ahead by so much more.
+        it: the window keeps ahead by so much more. Not so when a hole was filled: then the reader took what several
+        round trips had brought.
         """
         active = self._memory.on_round(self, now)
         consumed, before = self._consumed, self._consumed_before
         wanted = 2 * consumed
-        if consumed > before:
+        if consumed > before and not self._disordered:
             wanted += 2 * wanted * min(consumed - before, before or 1) // (before or 1)
         size = max(self._size, wanted)
         share = self._memory.fair_share()
@@ -324,6 +332,7 @@ class Receiver:
             size = min(size, max(share, RECEIVE_FLOOR - ROUNDING))
         self._resize(min(size, self._ceiling(active)))
         self._consumed_before, self._consumed = consumed, 0
+        self._disordered = False
         self._round_start = now
 
     def _ceiling(self, active: int) -> int:

@@ -20,7 +20,7 @@ from httpx_wireguard._netstack.fragments import FragmentReassembler
 from httpx_wireguard._netstack.limits import RECEIVE_FLOOR, SharedLimits
 from httpx_wireguard._netstack.listener import TcpListener
 from httpx_wireguard._netstack.ping import PingSocket
-from httpx_wireguard._netstack.receiver import WINDOW_SCALE
+from httpx_wireguard._netstack.receiver import ROUNDING, WINDOW_SCALE
 from httpx_wireguard._netstack.syn_cookies import SynCookies
 from httpx_wireguard._netstack.tcp import MINIMUM_MSS, State, TcpConnection
 from httpx_wireguard._netstack.udp import UdpSocket
@@ -383,8 +383,9 @@ class Stack:
     ) -> None:
         key = _key(remote, local)
         clock = (int(now * 1000) + self._secrets(key)[1]) & 0xFFFFFFFF  # as the connection will have it
+        window = min(RECEIVE_FLOOR - ROUNDING, self.socket_capacity)  # as the receiver begins with
         own = TcpOptions(mss=self._mss(remote[0]), window_scale=WINDOW_SCALE, timestamp_value=clock)
-        answer = self._cookies.answer(key, syn, own, RECEIVE_FLOOR, now)
+        answer = self._cookies.answer(key, syn, own, window, now)
         self._send(local[0], remote[0], PROTOCOL_TCP, answer.serialize_segment(local[0], remote[0]))
 
     def _refuse(self, header: TcpHeader, source: IpAddress, destination: IpAddress, length: int, now: float) -> None:

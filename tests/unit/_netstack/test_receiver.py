@@ -134,11 +134,21 @@ def test_the_window_of_a_syn_is_not_scaled() -> None:
     """RFC 7323 2.2."""
     receiver = Receiver(0, MSS, 1 << 20)
     receiver.scale = 8
+    receiver.open(0.0)
     assert receiver.syn_window_field() == 65535
+
+
+def test_the_window_of_a_syn_ack_is_the_floor() -> None:
+    """RFC 4987: a half-open connection takes no memory; ten segments (RFC 6928) fit."""
+    memory = ReceiveMemory()
+    receiver = Receiver(0, MSS, 1 << 20, memory)
+    assert receiver.syn_window_field() == RECEIVE_FLOOR - ROUNDING >= 10 * 1460
+    assert memory.free == memory.limit
 
 
 def test_data_may_follow_the_window_of_the_syn_at_once() -> None:
     receiver = Receiver(0, MSS, 1 << 20)
+    receiver.open(0.0)
     receiver.next = 700
     receiver.reset_edge()
     assert receiver.right_edge == 700 + 65535
@@ -250,6 +260,15 @@ def test_the_window_keeps_ahead_of_slow_start() -> None:
         assert told >= 4 * arrived
         arrived *= 2
     assert told < 8 * arrived
+
+
+def test_what_waited_behind_a_hole_is_no_sign_of_slow_start() -> None:
+    """The reader takes at once what several round trips brought."""
+    receiver = receiver_at(rtt=0.1)
+    round_trip(receiver, 20_000, 1.0)
+    for index in range(1, 8):
+        receiver.on_data(receiver.next + 10_000 * index, bytes(10_000), 1.05)
+    assert round_trip(receiver, 10_000, 1.1) <= 160_000 + 255
 
 
 def test_a_reader_that_takes_little_keeps_its_first_window() -> None:

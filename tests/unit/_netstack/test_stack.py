@@ -531,7 +531,7 @@ def test_the_newest_of_too_many_narrow_paths_are_remembered() -> None:
     host = stack()
     for number in range(MAX_PATHS + 2):
         remote = bytes([10, 3, number >> 8, number & 255])
-        connection, sequence = established(host, remote=remote)
+        connection, _ = established(host, remote=remote)
         connection.send(bytes(1000), 0.0)
         (data,) = sent(host)
         host.receive_packets([icmp(packet_too_big(4, 1000 + number % 7, data), remote)], 0.0)

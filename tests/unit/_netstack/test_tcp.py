@@ -1922,8 +1922,13 @@ def test_a_challenge_needs_the_leave_of_the_tunnel() -> None:
 
 def test_time_wait_ends_early_where_too_many_wait() -> None:
     peer = time_wait()
+
+    class Other:
+        def end_time_wait(self) -> None: ...
+
     for _ in range(TIME_WAIT_LIMIT):
-        peer.shared.enter_time_wait(time_wait().connection)
+        assert peer.state() is State.TIME_WAIT
+        peer.shared.enter_time_wait(Other())
     assert peer.state() is State.CLOSED
     assert peer.connection.error is None
     assert peer.owner.closed == [peer.connection]
