@@ -318,6 +318,8 @@ def _apply(options: TcpOptions, connection: TcpConnection, now: float) -> None:
     connection.sender.nagle = not options.no_delay
     if options.congestion_control is not None:
         connection.sender.make_control = CONTROLS[options.congestion_control]
+    if options.user_timeout:
+        connection.user_timeout = options.user_timeout / 1000
     if options.keepalive:
         # RFC 9293 MUST-28 and Linux' defaults: two hours, 75 s, nine probes
         idle, interval = options.keepalive_idle or 7200, options.keepalive_interval or 75

@@ -87,6 +87,7 @@ class TcpOptions:
 
     Attributes:
         keepalive_idle, keepalive_interval: seconds.
+        user_timeout: milliseconds that data may stay unacknowledged; 0, as None, leaves it to retransmissions.
     """
 
     no_delay: bool = True
@@ -95,6 +96,7 @@ class TcpOptions:
     keepalive_interval: int | None = None
     keepalive_count: int | None = None
     congestion_control: str | None = None
+    user_timeout: int | None = None
 
     @classmethod
     def from_socket_options(cls, options: Iterable[Sequence[Any]] | None) -> Self:
@@ -126,6 +128,7 @@ def _option_fields() -> Iterator[tuple[tuple[Any, ...], str]]:
         ("TCP_KEEPINTVL", "keepalive_interval"),
         ("TCP_KEEPCNT", "keepalive_count"),
         ("TCP_CONGESTION", "congestion_control"),
+        ("TCP_USER_TIMEOUT", "user_timeout"),
     ):
         if hasattr(socket, name):
             yield (socket.IPPROTO_TCP, getattr(socket, name)), field

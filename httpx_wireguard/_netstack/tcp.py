@@ -18,10 +18,11 @@ from httpx_wireguard._errors import (
 )
 from httpx_wireguard._netstack.addresses import IpAddress, readable
 from httpx_wireguard._netstack.congestion.control import CongestionControl
+from httpx_wireguard._netstack.limits import SharedLimits
 from httpx_wireguard._netstack.receiver import WINDOW_SCALE, Receiver
 from httpx_wireguard._netstack.rtt import MAXIMUM_RTO
 from httpx_wireguard._netstack.segment_writer import SegmentWriter
-from httpx_wireguard._netstack.sender import SEND_BUFFER, Sender
+from httpx_wireguard._netstack.sender import Sender
 from httpx_wireguard._netstack.sequence import unwrap
 from httpx_wireguard._wire.tcp import Flags, TcpHeader
 
@@ -30,7 +31,8 @@ SYN_RETRIES = 7  # R2 of a SYN: 1+2+4+…+64 s and the wait after, more than the
 ORPHAN_RETRIES = 8  # of data that nobody waits for: Linux' tcp_orphan_retries
 DATA_RETRIES = 15  # R2 of data: Linux' tcp_retries2, more than the 100 s of RFC 9293 SHLD-11
 ORPHAN_TIMEOUT = 60.0  # seconds in FIN-WAIT-2 with nobody to read; ours, as Linux' tcp_fin_timeout
-WRITE_LOW_WATER = SEND_BUFFER // 4  # bytes; ours: a waiting writer is woken once for many acknowledgments
+WRITE_LOW_WATER = 1 << 18  # bytes; ours: a waiting writer is woken once for many acknowledgments
+SEND_FLOOR = WRITE_LOW_WATER  # bytes that every writer may have waiting, whatever the others do
 PAWS_IDLE = 24 * 86400.0  # seconds; RFC 7323 5.5: after this a timestamp of 1 ms ticks may have wrapped
 CHALLENGE_INTERVAL = 0.5  # seconds; RFC 5961 7 wants a limit, Linux' is this per connection
 
@@ -104,12 +106,16 @@ class TcpConnection:
         "_owner",
         "_persist_at",
         "_persist_retries",
+        "_progress_at",
         "_refused_at",
         "_reset_due",
+        "_send_charged",
+        "_shared",
         "_syn_due",
         "_timestamp_echo",
         "_timestamp_offset",
         "_timestamps",
+        "_user_timeout",
         "_writer",
         "error",
         "hard_error_hint",
@@ -134,8 +140,10 @@ class TcpConnection:
         socket_capacity: int,
         make_control: Callable[[int], CongestionControl],
         timestamp_offset: int = 0,
+        shared: SharedLimits | None = None,
     ) -> None:
         self._owner = owner
+        self._shared = shared or SharedLimits()
         self.local_address, self.remote_address = local, remote
         self.local, self.remote = readable(*local), readable(*remote)
         self.state = State.SYN_SENT
@@ -143,7 +151,8 @@ class TcpConnection:
         self.error: WireGuardError | None = None
         self.hard_error_hint: str | None = None  # the last ICMP error, for the text of a later timeout
         self.sender = Sender(initial_sequence, mss, make_control)
-        self.receiver = Receiver(0, mss, socket_capacity)
+        self.receiver = Receiver(0, mss, socket_capacity, self._shared.receive)
+        self._send_charged = 0  # bytes of the shared memory that our send queue takes
         self._writer = SegmentWriter(local[0], remote[0], local[1], remote[1])
         self._timestamps = False
         self._timestamp_offset = timestamp_offset  # RFC 7323 5.4: no clock of ours on the wire
@@ -155,6 +164,8 @@ class TcpConnection:
         self._persist_at: float | None = None
         self._persist_retries = 0
         self._challenge_at = float("-inf")
+        self._user_timeout: float | None = None
+        self._progress_at = 0.0  # when SND.UNA moved last, or there was something to acknowledge again
         self._keepalive: tuple[float, float, int] | None = None  # idle, interval, count
         self._keepalive_at: float | None = None
         self._keepalive_probes = 0
@@ -172,6 +183,7 @@ class TcpConnection:
 
     def open(self, now: float) -> None:
         """Active open: send a SYN."""
+        self.receiver.open(now)
         self._start_syn(now)
 
     def open_passive(self, syn: TcpHeader, now: float) -> None:
@@ -181,9 +193,17 @@ class TcpConnection:
         self._accept_syn(syn, now)
         self._start_syn(now)
 
+    def open_answered(self, syn: TcpHeader, now: float) -> None:
+        """As `open_passive`, but a cookie was the answer, and its acknowledgment is here (RFC 4987 3.6)."""
+        self.passive = True
+        self.state = State.SYN_RECEIVED
+        self._accept_syn(syn, now)
+        self.sender.next = self.sender.unacknowledged + 1
+
     def _start_syn(self, now: float) -> None:
         sender = self.sender
         sender.next = sender.unacknowledged + 1
+        self._progress_at = now
         sender.start_timer(now)
         self._syn_due = True
         self._owner.touch(self)
@@ -230,8 +250,15 @@ class TcpConnection:
         return (
             self.error is not None
             or sender.fin_at is not None
-            or (self.state in _WRITABLE and sender.space >= WRITE_LOW_WATER)
+            or (self.state in _WRITABLE and self._space >= WRITE_LOW_WATER)
         )
+
+    @property
+    def _space(self) -> int:
+        """Bytes that the writer may add: by its own limit, and by the memory that all writers share."""
+        sender = self.sender
+        shared = SEND_FLOOR + self._send_charged + max(self._shared.send_free, 0) - len(sender.queue)
+        return min(sender.space, max(shared, 0))
 
     def send(self, data: bytes | bytearray | memoryview, now: float) -> int:
         """Queue bytes; returns how many were taken (0: wait until `writable`).
@@ -243,12 +270,23 @@ class TcpConnection:
             raise renewed(self.error)
         if self.sender.fin_at is not None or self.state is State.CLOSED:
             raise ConnectionReset(f"{self.name}: already closed for sending")
-        space = self.sender.space
-        taken = min(len(data), space)
+        taken = min(len(data), self._space)
         if taken:
+            self._on_written(now)
             self.sender.queue.append(bytes(data) if taken == len(data) else bytes(memoryview(data)[:taken]))
+            self._charge_send_queue()
             self._owner.touch(self)
         return taken
+
+    def _on_written(self, now: float) -> None:
+        if self.sender.unacknowledged == self.sender.end:
+            self._progress_at = now
+
+    def _charge_send_queue(self) -> None:
+        """Take what the send queue holds beyond the floor from the shared memory, or give it back."""
+        charge = max(len(self.sender.queue) - SEND_FLOOR, 0)
+        self._shared.send_free -= charge - self._send_charged
+        self._send_charged = charge
 
     def receive(self, max_bytes: int, now: float) -> bytes:
         """Everything that is there, up to `max_bytes`; b"" when nothing is (see `at_eof`).
@@ -257,7 +295,7 @@ class TcpConnection:
         """
         receiver = self.receiver
         if receiver.buffered:
-            data = receiver.take(max_bytes, now, self.sender.rtt.smoothed)
+            data = receiver.take(max_bytes, now)
             if receiver.ack_now or receiver.window_update_due():
                 receiver.ack_now = True
                 self._owner.touch(self)
@@ -273,6 +311,7 @@ class TcpConnection:
         if self.state is State.SYN_SENT:
             self.fail(ConnectionReset(f"{self.name}: closed here before it was open"))
             return
+        self._on_written(now)
         self.sender.close()
         if self.state is State.ESTABLISHED:  # in SYN-RECEIVED the FIN waits for the handshake
             self._enter(State.FIN_WAIT_1)
@@ -311,6 +350,19 @@ class TcpConnection:
         self._keepalive_at = now + idle
         self._owner.touch(self)
 
+    @property
+    def user_timeout(self) -> float | None:
+        """Seconds that data may wait for its acknowledgment, a closed window included (RFC 5482, RFC 9293 3.10.8).
+
+        None leaves it to retransmissions (R2), which this replaces, as it does the count of keep-alive probes.
+        """
+        return self._user_timeout
+
+    @user_timeout.setter
+    def user_timeout(self, seconds: float | None) -> None:
+        self._user_timeout = seconds
+        self._owner.touch(self)
+
     # -- input: the fast path
 
     def receive_packets(self, packets: Sequence[bytes], offset: int, now: float) -> None:
@@ -345,7 +397,7 @@ class TcpConnection:
         unpack, data_at = _FAST.unpack_from, offset + 32
         run: list[bytes] = []
         length, sequence = 0, receiver.next & 0xFFFFFFFF
-        room = receiver.right_edge - receiver.next
+        room = receiver.room
         una, field = sender.unacknowledged & 0xFFFFFFFF, sender.window >> sender.scale
         echo, refresh = self._timestamp_echo, receiver.next == receiver.last_acknowledgment
         for packet in packets[index:] if index else packets:
@@ -372,8 +424,18 @@ class TcpConnection:
             self._timestamp_echo = echo
             self._last_received = now
             sender.confirm_window(receiver.next + length - len(run[-1]))
+            back = unpack(packets[index], offset + 4)[7]
+            if back != receiver.last_echo and len(run[0]) >= receiver.full_segment:
+                receiver.last_echo = back
+                self._measure_echo(back, now)
             receiver.on_in_order(run, length, now)
         return len(run)
+
+    def _measure_echo(self, echo: int, now: float) -> None:
+        """RFC 7323 4.1, for the side that only acknowledges. A lie makes our window too large or too small for it."""
+        ticks = (self._timestamp_value(now) - echo) & 0xFFFFFFFF
+        if ticks <= MAXIMUM_RTO * 1000:
+            self.receiver.on_echo(ticks)
 
     @property
     def _predictable(self) -> bool:
@@ -418,6 +480,7 @@ class TcpConnection:
         if has_ack:
             self._syn_due = False
             sender.on_established(header.sequence, acknowledgment, header.window, now)  # a SYN's window is not scaled
+            self._on_established(now)
             self.receiver.ack_now = True
             self._enter(State.ESTABLISHED)
             self._last_received = now
@@ -425,6 +488,10 @@ class TcpConnection:
         else:  # MUST-10: simultaneous open
             self.state = State.SYN_RECEIVED
             self._syn_due = True
+
+    def _on_established(self, now: float) -> None:
+        self._progress_at = now
+        self.receiver.start(now, self.sender.rtt.smoothed, timestamps=self._timestamps)
 
     def _receive_synchronized(self, header: TcpHeader, payload: bytes, now: float) -> None:
         """RFC 9293 3.10.7.4."""
@@ -477,8 +544,8 @@ class TcpConnection:
             self._challenge(now)
 
     def _challenge(self, now: float) -> None:
-        """RFC 5961 7: an acknowledgment that shows where we are, limited in rate."""
-        if now - self._challenge_at >= CHALLENGE_INTERVAL:
+        """RFC 5961 7: an acknowledgment that shows where we are, limited in rate, here and for the whole tunnel."""
+        if now - self._challenge_at >= CHALLENGE_INTERVAL and self._shared.challenges.take(now):
             self._challenge_at = now
             if self.state is State.SYN_RECEIVED:
                 self._syn_due = True  # our SYN,ACK says the same, and may have been lost
@@ -515,6 +582,7 @@ class TcpConnection:
                 return False
             self._syn_due = False
             sender.on_established(sequence, acknowledgment, header.window << sender.scale, now)
+            self._on_established(now)
             self._enter(State.FIN_WAIT_1 if sender.fin_at is not None else State.ESTABLISHED)
             if self.passive:
                 self._owner.on_established(self)
@@ -535,10 +603,13 @@ class TcpConnection:
         advanced = acknowledgment > sender.unacknowledged
         if advanced:
             self._persist_retries = 0
+            self._progress_at = now
         if advanced or duplicate or header.options.sack_blocks:
             blocks, reported = self._sort_blocks(header, acknowledgment)
             acknowledgment = max(acknowledgment, sender.unacknowledged)
             sender.on_ack(acknowledgment, blocks, reported, duplicate, self._echoed(header, now), now)
+            if self._send_charged:
+                self._charge_send_queue()
         return self._on_our_fin_acknowledged(now) if sender.fin_at is not None else True
 
     def _echoed(self, header: TcpHeader, now: float) -> int | None:
@@ -603,10 +674,7 @@ class TcpConnection:
 
     def _on_fin(self, now: float) -> None:
         """Eighth: the far side's half is complete."""
-        receiver = self.receiver
-        receiver.fin_received = True
-        receiver.next += 1
-        receiver.ack_now = True
+        self.receiver.on_fin()
         if self.state is State.ESTABLISHED:
             self._enter(State.CLOSE_WAIT)
         elif self.state is State.FIN_WAIT_1:
@@ -646,6 +714,7 @@ class TcpConnection:
             self._persist_at,
             self._close_at,
             self._keepalive_at,
+            self._user_timeout_at,
         )
         return min((timer for timer in timers if timer is not None), default=None)
 
@@ -654,6 +723,10 @@ class TcpConnection:
         sender, receiver = self.sender, self.receiver
         if self._close_at is not None and now >= self._close_at:
             self._enter_closed(None)
+            return
+        if (due := self._user_timeout_at) is not None and now >= due:
+            self._reset_due = self.state not in _OPENING  # a far side that keeps its window shut is still there
+            self._give_up(f"nothing acknowledged for {self._user_timeout:g} s, the user timeout")
             return
         if receiver.ack_deadline is not None and now >= receiver.ack_deadline:
             receiver.on_ack_timeout()
@@ -665,6 +738,12 @@ class TcpConnection:
         if self._keepalive_at is not None and now >= self._keepalive_at:
             self._probe_idle(now)
         self._owner.touch(self)
+
+    @property
+    def _user_timeout_at(self) -> float | None:
+        if self._user_timeout is None or self.sender.unacknowledged == self.sender.end or self.state is State.CLOSED:
+            return None
+        return self._progress_at + self._user_timeout
 
     def _on_retransmission_timeout(self, now: float) -> None:
         sender = self.sender
@@ -694,8 +773,11 @@ class TcpConnection:
             sender.probe_due = True
 
     @property
-    def _data_retries(self) -> int:
-        return ORPHAN_RETRIES if self._orphan else DATA_RETRIES
+    def _data_retries(self) -> float:
+        """R2."""
+        if self._orphan:
+            return ORPHAN_RETRIES
+        return DATA_RETRIES if self._user_timeout is None else float("inf")
 
     def _give_up(self, what: str) -> None:
         hint = f"; {self.hard_error_hint}" if self.hard_error_hint else ""
@@ -710,13 +792,20 @@ class TcpConnection:
             self._keepalive_at = self._last_received + idle
         elif self.state in _OPENING or self.sender.next > self.sender.unacknowledged:
             self._keepalive_at = now + idle  # retransmissions already watch the far side
-        elif self._keepalive_probes >= count:
+        elif self._probes_failed(count, now):
             self._reset_due = True
-            self.fail(ConnectionTimedOut(f"{self.name}: {count} keep-alive probes went unanswered"))
+            probes = self._keepalive_probes
+            self.fail(ConnectionTimedOut(f"{self.name}: {probes} keep-alive probes went unanswered"))
         else:
             self._keepalive_probes += 1
             self._keepalive_at = now + interval
             self.sender.probe_due = True
+
+    def _probes_failed(self, count: int, now: float) -> bool:
+        """By their number; or, as in Linux, by the user timeout if there is one."""
+        if self._user_timeout is None:
+            return self._keepalive_probes >= count
+        return self._keepalive_probes > 0 and now >= self._last_received + self._user_timeout
 
     # -- output
 
@@ -825,6 +914,11 @@ class TcpConnection:
         self._close_at = now + 2 * MSL
         self._stop_timers()
         self._enter(State.TIME_WAIT)
+        self._shared.enter_time_wait(self)
+
+    def end_time_wait(self) -> None:
+        """Its time is over, or too many wait."""
+        self._enter_closed(None)
 
     def _stop_timers(self) -> None:
         self.sender.stop_timers()
@@ -842,5 +936,13 @@ class TcpConnection:
         self._syn_due = False
         if error is not None or self._orphan:
             self.sender.discard()
+        self._release_shared()
         self._enter(State.CLOSED)
         self._owner.on_closed(self)
+
+    def _release_shared(self) -> None:
+        """What the others may have now."""
+        self.receiver.leave()
+        self._shared.send_free += self._send_charged
+        self._send_charged = 0
+        self._shared.leave_time_wait(self)

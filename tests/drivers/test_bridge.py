@@ -356,7 +356,7 @@ def test_data_of_a_closed_socket_is_delivered_when_the_far_side_takes_it_in_time
         assert isinstance(count, int)
         total += count
         world.settle()
-    assert total > 3 * CHUNK
+    assert total > 2 * CHUNK
     world.user_close()
     world.network.advance(LINGER / 2)
     while (data := world.peer_receive(1 << 20)) not in ("end", "nothing"):

@@ -421,9 +421,11 @@ def test_socket_options_that_mean_something_are_read() -> None:
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 60),
         (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5),
+        (socket.IPPROTO_TCP, 18, 2500),
     ]
+    user_timeout = 2500 if getattr(socket, "TCP_USER_TIMEOUT", None) == 18 else None  # Linux only
     assert TcpOptions.from_socket_options(options) == TcpOptions(
-        no_delay=False, keepalive=True, keepalive_interval=60, keepalive_count=5
+        no_delay=False, keepalive=True, keepalive_interval=60, keepalive_count=5, user_timeout=user_timeout
     )
 
 

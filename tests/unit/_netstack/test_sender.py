@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from httpx_wireguard._netstack.congestion.reno import Reno
-from httpx_wireguard._netstack.sender import MAXIMUM_BURST, SEND_BUFFER, Run, Sender
+from httpx_wireguard._netstack.sender import INITIAL_SEND_BUFFER, MAXIMUM_BURST, MAXIMUM_SEND_BUFFER, Run, Sender
 
 MSS = 1000
 ISS = 99  # so that data begins at 100
@@ -144,6 +144,35 @@ def test_nagle_holds_a_small_write_until_everything_is_acknowledged() -> None:
     assert send(sender, 0.1) == [(110, 3)]
 
 
+def test_nagle_lets_the_end_of_a_large_write_go() -> None:
+    """Minshall's variant: full segments in flight hold nothing back, or the end would wait for a delayed ACK."""
+    sender = sender_with(2 * MSS + 10)
+    sender.nagle = True
+    assert [length for _, length in send(sender, 0.0)] == [MSS, MSS, 10]
+
+
+def test_nagle_sends_the_full_segments_of_what_waits() -> None:
+    """Minshall's variant: the small rest waits for the small segment in flight, not the whole."""
+    sender = sender_with(10)
+    sender.nagle = True
+    send(sender, 0.0)
+    sender.queue.append(bytes(2 * MSS + 5))
+    assert send(sender, 0.0) == [(110, MSS), (110 + MSS, MSS)]
+    sender.on_ack(110, [], None, False, None, 0.1)
+    assert send(sender, 0.1) == [(110 + 2 * MSS, 5)]
+
+
+def test_nagle_holds_back_neither_the_last_bytes_nor_the_fin() -> None:
+    """Nothing can be added to them any more."""
+    sender = sender_with(10)
+    sender.nagle = True
+    send(sender, 0.0)
+    sender.queue.append(b"bye")
+    sender.close()
+    (run,) = sender.runs_to_send(0.0)
+    assert (run.payloads, run.fin) == ([b"bye"], True)
+
+
 def test_a_window_below_a_segment_and_half_of_the_largest_is_left_alone() -> None:
     """RFC 9293 3.8.6.2.1 (3), MUST-38: no silly windows."""
     sender = sender_with(20 * MSS, window=1000 * 4)
@@ -187,7 +216,22 @@ def test_an_idle_connection_starts_again_with_ten_segments() -> None:
 
 def test_the_writer_has_room_for_the_buffer_without_what_waits() -> None:
     sender = sender_with(1000)
-    assert sender.space == SEND_BUFFER - 1000
+    assert sender.space == INITIAL_SEND_BUFFER - 1000
+
+
+def test_the_writers_buffer_grows_to_twice_the_congestion_window() -> None:
+    """So that a window in flight leaves one to be filled; and it never shrinks below what was promised."""
+    sender = sender_with(3 * MSS)
+    send(sender, 0.0)
+    for window, limit in (
+        (1000, INITIAL_SEND_BUFFER),
+        (1_000_000, 2_000_000),
+        (900_000, 2_000_000),
+        (1 << 30, MAXIMUM_SEND_BUFFER),
+    ):
+        sender.congestion.window = window
+        sender.on_ack(sender.unacknowledged + 100, [], None, False, None, 0.1)
+        assert sender.buffer_limit == limit
 
 
 # -- FIN
@@ -356,7 +400,7 @@ def test_a_second_timeout_forgets_selective_acknowledgments() -> None:
     sender.on_timeout(1.0)
     sender.on_timeout(3.0)
     sender.congestion.window = 10 * MSS
-    assert send(sender, 3.0) == full(0, 1, 2, 3, 4)
+    assert sum(length for _, length in send(sender, 3.0)) == 5 * MSS
 
 
 def test_progress_sets_the_count_of_timeouts_back() -> None:
