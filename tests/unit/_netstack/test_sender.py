@@ -2,65 +2,10 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import pytest
 
-from httpx_wireguard._netstack.congestion.reno import Reno
 from httpx_wireguard._netstack.sender import INITIAL_SEND_BUFFER, MAXIMUM_BURST, MAXIMUM_SEND_BUFFER, Run, Sender
-
-MSS = 1000
-ISS = 99  # so that data begins at 100
-
-
-class Unpaced(Reno):
-    """What may leave leaves at once."""
-
-    def __init__(self, mss: int) -> None:
-        super().__init__(mss)
-        self.pacing_rate = inf
-
-
-def sender_with(
-    data: int = 0, *, window: int = 1 << 20, sack: bool = True, rtt: float = 0.1, now: float = 0.0, mss: int = MSS
-) -> Sender:
-    """A sender in ESTABLISHED whose SYN took `rtt`; `data` bytes are written."""
-    sender = Sender(ISS, mss, Unpaced)
-    sender.next = ISS + 1
-    sender.start_timer(now - rtt)
-    sender.start(mss, sack=sack)
-    sender.on_established(500, ISS + 1, window, now)
-    if data:
-        sender.queue.append(bytes(data))
-    return sender
-
-
-def sent(runs: list[Run]) -> list[tuple[int, int]]:
-    """(sequence number, payload length) of each segment."""
-    segments = []
-    for run in runs:
-        sequence = run.sequence
-        for payload in run.payloads:
-            segments.append((sequence, len(payload)))
-            sequence += len(payload)
-    return segments
-
-
-def send(sender: Sender, now: float) -> list[tuple[int, int]]:
-    return sent(sender.runs_to_send(now))
-
-
-def full(*numbers: int) -> list[tuple[int, int]]:
-    return [(100 + MSS * number, MSS) for number in numbers]
-
-
-def ack(sender: Sender, segments: int, now: float, *blocks: tuple[int, int]) -> None:
-    """Acknowledge the first `segments` segments; blocks too are numbers of segments."""
-    acknowledgment = 100 + segments * MSS
-    duplicate = acknowledgment == sender.unacknowledged
-    ranges = [(100 + left * MSS, 100 + right * MSS) for left, right in blocks]
-    sender.on_ack(acknowledgment, ranges, None, duplicate, None, now)
-
+from tests.senders import ISS, MSS, Unpaced, ack, full, send, sender_with, sent
 
 # -- new data
 
