@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
+from httpx_wireguard._netstack.congestion.control import CongestionControl
 from httpx_wireguard._netstack.congestion.reno import Reno
 from httpx_wireguard._netstack.sender import Run, Sender
 
@@ -20,10 +22,17 @@ class Unpaced(Reno):
 
 
 def sender_with(
-    data: int = 0, *, window: int = 1 << 20, sack: bool = True, rtt: float = 0.1, now: float = 0.0, mss: int = MSS
+    data: int = 0,
+    *,
+    window: int = 1 << 20,
+    sack: bool = True,
+    rtt: float = 0.1,
+    now: float = 0.0,
+    mss: int = MSS,
+    make_control: Callable[[int], CongestionControl] = Unpaced,
 ) -> Sender:
     """A sender in ESTABLISHED whose SYN took `rtt`; `data` bytes are written."""
-    sender = Sender(ISS, mss, Unpaced)
+    sender = Sender(ISS, mss, make_control)
     sender.next = ISS + 1
     sender.start_timer(now - rtt)
     sender.start(mss, sack=sack)

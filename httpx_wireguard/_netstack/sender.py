@@ -342,3 +342,8 @@ class Sender(Flight):
         """The earliest of all timers: monotonic seconds, or None."""
         timers = (self.retransmit_at, self.pace_at, super().next_timeout())
         return min((timer for timer in timers if timer is not None), default=None)
+
+    def handle_timeout(self, now: float) -> None:
+        if self.pace_at is not None and now >= self.pace_at:
+            self.pace_at = None  # what waited may have been acknowledged meanwhile: then nobody asks for the next
+        super().handle_timeout(now)

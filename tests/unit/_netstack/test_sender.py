@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from httpx_wireguard._netstack.congestion.reno import Reno
 from httpx_wireguard._netstack.sender import INITIAL_SEND_BUFFER, MAXIMUM_BURST, MAXIMUM_SEND_BUFFER, Run, Sender
 from tests.senders import ISS, MSS, Unpaced, ack, full, send, sender_with, sent
 
@@ -460,6 +461,26 @@ def test_a_retransmission_never_runs_into_data_not_yet_sent() -> None:
     sender.congestion.window = 0
     ack(sender, 4, 0.2)
     assert send(sender, 0.2) == [(100 + 4 * MSS, 100)]
+
+
+# -- pacing
+
+
+def test_the_pace_of_what_needs_not_be_sent_any_more_is_not_waited_for() -> None:
+    """Else the timer, once past, would be due for ever."""
+    sender = sender_with(100 * MSS, make_control=Reno)
+    sender.congestion.window = 100 * MSS
+    while sender.next < sender.end:
+        send(sender, sender.pace_at or 0.0)
+    sender.on_timeout(1.0)
+    sender.congestion.window = 100 * MSS
+    send(sender, 1.0)
+    paced = sender.pace_at
+    assert paced is not None
+    ack(sender, 100, 1.0001)
+    assert not sender.board.lost
+    sender.handle_timeout(paced)
+    assert sender.next_timeout() is None
 
 
 # -- window updates
