@@ -35,6 +35,8 @@ class Receiver:
         "ack_now",
         "buffered",
         "duplicate",
+        "ecn",
+        "ecn_echo",
         "fin_at",
         "fin_received",
         "last_acknowledgment",
@@ -60,6 +62,8 @@ class Receiver:
         self.ack_now = False
         self.ack_deadline: float | None = None
         self.duplicate: tuple[int, int] | None = None  # RFC 2883: what came twice, for the next SACK option
+        self.ecn = False  # the far side speaks ECN: its marks count
+        self.ecn_echo = False  # every acknowledgment carries ECE
         self._chunks: deque[bytes] = deque()
         self._socket_capacity = socket_capacity
         self._buffer_size = min(INITIAL_BUFFER, socket_capacity)
@@ -158,6 +162,16 @@ class Receiver:
         self.buffered += length
         self._schedule_ack(length, len(payload), now)
         return True
+
+    def on_ecn(self, ce: bool, cwr: bool) -> None:
+        """RFC 3168 6.1.3: data came marked, or its sender says that it has slowed down. Both want an answer at once:
+        the one slows the sender down, and the other's window may be a single segment."""
+        if cwr and self.ecn_echo:
+            self.ecn_echo = False
+            self.ack_now = True
+        if ce and not self.ecn_echo:
+            self.ecn_echo = True
+            self.ack_now = True
 
     def _holds(self, start: int, end: int) -> bool:
         """Whether a segment that the queue did not take is in it already, rather than refused by a limit."""

@@ -29,11 +29,13 @@ class Sender:
 
     __slots__ = (
         "_last_sent_at",
+        "_reduced_at",
         "_timed",
         "_wl1",
         "_wl2",
         "board",
         "congestion",
+        "cwr_due",
         "fin_at",
         "largest_window",
         "more_due",
@@ -75,6 +77,8 @@ class Sender:
         self._last_sent_at = 0.0
         self.more_due = False  # the last call left out what it could have sent
         self.probe_due = False  # a zero-window or keep-alive probe
+        self._reduced_at = initial_sequence  # SND.NXT when the congestion window was last reduced
+        self.cwr_due = False  # the next new data carries CWR
         self.override_due = False  # a window too small for a good segment has lasted long enough: use it
 
     # -- opening and ending
@@ -240,7 +244,8 @@ class Sender:
         point = board.recovery_point
         if point is None:
             board.duplicates = 0
-            self.congestion.on_ack(acknowledged, in_flight, now)
+            if acknowledgment > self._reduced_at:  # RFC 3168 6.1.2: no growth while marks may still be reported
+                self.congestion.on_ack(acknowledged, in_flight, now)
         elif acknowledgment >= point:
             board.recovery_point = None
             board.after_timeout = False
@@ -258,6 +263,22 @@ class Sender:
             board.mark_lost(self.mss)
         if board.after_timeout:  # RFC 5681 3.1: the loss window grows by slow start
             self.congestion.on_ack(acknowledged, max(in_flight, self.congestion.window), now)
+
+    def on_ecn_echo(self, now: float) -> None:
+        """RFC 3168 6.1.2: an acknowledgment with ECE counts as a loss, once per window of data.
+
+        The far side goes on reporting until it has our CWR, so that its report is news only when it has more than was
+        sent before the last reduction. Call it before `on_ack`.
+        """
+        if self.unacknowledged > self._reduced_at:
+            window = self.congestion.window
+            self.congestion.on_loss(self.in_flight, now)
+            self.congestion.window = min(window, self.congestion.window)
+            self._on_reduced()
+
+    def _on_reduced(self) -> None:
+        self._reduced_at = self.next
+        self.cwr_due = True
 
     def on_sack(self, blocks: list[tuple[int, int]], duplicate: bool, now: float) -> None:
         """Selective acknowledgments, or one duplicate acknowledgment without any (RFC 6675 5)."""
@@ -277,6 +298,7 @@ class Sender:
             board.recovery_point = self.next
             board.retransmitted_below = self.unacknowledged
             self.congestion.on_loss(self.next - self.unacknowledged, now)
+            self._on_reduced()
 
     def _first_is_lost(self) -> None:
         board = self.board
@@ -289,6 +311,7 @@ class Sender:
         board = self.board
         if self.retries == 0:
             self.congestion.on_timeout(self.in_flight, now)
+            self._on_reduced()
         else:
             board.clear()  # RFC 2018 8: a second timeout; the far side may have thrown away what it reported
         board.duplicates = 0
