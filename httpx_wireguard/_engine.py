@@ -27,6 +27,7 @@ from httpx_wireguard._netstack.ping import PingSocket
 from httpx_wireguard._netstack.stack import Socket, Stack
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._netstack.udp import UdpSocket
+from httpx_wireguard._wire.ecn import NOT_ECT
 from httpx_wireguard._wireguard.device import DatagramRun, Device
 from httpx_wireguard._wireguard.entropy import Entropy
 from httpx_wireguard._wireguard.peer import Peer
@@ -64,12 +65,15 @@ class Engine:
 
     # -- datagrams and time
 
-    def receive_datagrams(self, data: memoryview, segment_size: int, source: tuple[Any, ...], now: float) -> None:
+    def receive_datagrams(
+        self, data: memoryview, segment_size: int, source: tuple[Any, ...], now: float, *, ecn: int = NOT_ECT
+    ) -> None:
         """One read of the UDP socket: datagrams of `segment_size` bytes each, the last may be shorter.
 
-        Never raises on what the network sent; drops are counted by reason.
+        All of them came with the codepoint `ecn` (RFC 3168 section 5). Never raises on what the network sent; drops
+        are counted by reason.
         """
-        packets = self.device.receive_datagrams(data, segment_size, source, now)
+        packets = self.device.receive_datagrams(data, segment_size, source, now, ecn=ecn)
         if packets:
             self.stack.receive_packets(packets, now)
 

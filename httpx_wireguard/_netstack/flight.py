@@ -22,10 +22,12 @@ class Flight:
 
     __slots__ = (
         "_cwnd_limited_until",
+        "_marked_until",
         "_reduced_until",
         "_sampled_until",
         "board",
         "congestion",
+        "cwr_due",
         "mss",
         "next",
         "rack",
@@ -57,6 +59,8 @@ class Flight:
         self.segments_retransmitted = 0
         self._cwnd_limited_until = 0  # acknowledgments up to here find the window in full use (RFC 7661 4.3)
         self._reduced_until = 0  # what was sent before this has had its congestion response (RFC 3168 6.1.2)
+        self._marked_until = 0  # the same by an ECN echo: until then the window does not grow
+        self.cwr_due = False  # RFC 3168 6.1.2: the next new data tells that the window was reduced
         self._sampled_until = 0  # SND.NXT at the last measurement: one a round trip (RFC 6298 3)
 
     @property
@@ -206,7 +210,7 @@ class Flight:
                 prior_in_flight=before,
                 in_flight=size,
                 rtt=None if delivery.clean is None else now - delivery.clean.sent_at,
-                recovering=fast or ended,
+                recovering=fast or ended or self.unacknowledged <= self._marked_until,
                 cwnd_limited=self._cwnd_limited(before),
                 total_delivered=self.rate.delivered,
                 prior_delivered=0 if newest is None else newest.delivered,
@@ -269,8 +273,20 @@ class Flight:
         if self.unacknowledged < self._reduced_until:
             return False
         self._reduced_until = self.next
+        self.cwr_due = True
         self.congestion.on_congestion(self.next - self.unacknowledged, now)
         return True
+
+    def on_ecn_echo(self, now: float) -> None:
+        """RFC 3168 6.1.2: as for a loss, but nothing is sent again. Before `on_ack`: it must not make the window grow.
+
+        The far side repeats its echo until it has our CWR, which what was sent before the last reduction cannot carry.
+        """
+        if self.unacknowledged > self._reduced_until:
+            window = self.congestion.window
+            self.on_congestion(now)
+            self.congestion.window = min(window, self.congestion.window)
+            self._marked_until = self.next
 
     def on_timeout(self, now: float) -> None:
         """RFC 6298 5.4-5.6, RFC 6675 5.1: all that is in flight, and not known to be held, is lost."""
@@ -279,6 +295,7 @@ class Flight:
             if self.retries == 0:
                 self.congestion.on_timeout(self.next - self.unacknowledged, now)
                 self._reduced_until = self.next
+                self.cwr_due = True
             if self.retries or board.transmissions[0].sacked:
                 board.forget_sacks()
             board.duplicates = 0

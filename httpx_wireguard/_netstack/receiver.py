@@ -43,6 +43,8 @@ class Receiver:
         "ack_now",
         "buffered",
         "duplicate",
+        "ecn",
+        "ecn_echo",
         "fin_at",
         "fin_received",
         "full_segment",
@@ -74,6 +76,8 @@ class Receiver:
         self.full_segment = min(DEFAULT_SEGMENT, mss)  # the largest payload seen
         self.rtt: float | None = None  # as the receiving side sees it, which a sender that only acknowledges cannot
         self.last_echo = -1  # the timestamp of ours that came back last
+        self.ecn = False  # the far side speaks ECN: its marks count
+        self.ecn_echo = False  # every acknowledgment carries ECE
         self._chunks: deque[bytes] = deque()
         self._socket_capacity = socket_capacity
         self._memory = memory or ReceiveMemory()
@@ -216,6 +220,16 @@ class Receiver:
         if self._window_mark is not None and self.next > self._window_mark[0]:
             self._on_window_passed(self._window_mark[1], now)
         return True
+
+    def on_ecn(self, ce: bool, cwr: bool) -> None:
+        """RFC 3168 6.1.3: data came marked, or its sender says that it has slowed down. Both want an answer at once:
+        the one slows the sender down, and the other's window may be a single segment."""
+        if cwr and self.ecn_echo:
+            self.ecn_echo = False
+            self.ack_now = True
+        if ce and not self.ecn_echo:
+            self.ecn_echo = True
+            self.ack_now = True
 
     def _holds(self, start: int, end: int) -> bool:
         """Whether a segment that the queue did not take is in it already, rather than refused by a limit."""

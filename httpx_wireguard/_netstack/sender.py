@@ -45,7 +45,6 @@ class Sender(Flight):
         "_wl1",
         "_wl2",
         "buffer_limit",
-        "cwr_due",
         "fin_at",
         "largest_window",
         "make_control",
@@ -84,7 +83,6 @@ class Sender(Flight):
         self.more_due = False  # the last call left out what it could have sent
         self.probe_due = False  # a zero-window or keep-alive probe
         self.override_due = False  # a window too small for a good segment has lasted long enough: use it
-        self.cwr_due = False  # RFC 3168 6.1.2: the next new data tells that the window was reduced
 
     # -- opening and ending
 
@@ -330,11 +328,6 @@ class Sender(Flight):
         """A router says how much the path takes."""
         self._segment_size.limit(mss)
         super().set_mss(mss, now)
-
-    def on_ecn_echo(self, now: float) -> None:
-        """RFC 3168 6.1.2: as for a loss, once for each window of data; the far side is told."""
-        if self.on_congestion(now):
-            self.cwr_due = True
 
     # -- timers
 

@@ -22,8 +22,9 @@ from httpx_wireguard._netstack.limits import SharedLimits
 from httpx_wireguard._netstack.receiver import WINDOW_SCALE, Receiver
 from httpx_wireguard._netstack.rtt import MAXIMUM_RTO
 from httpx_wireguard._netstack.segment_writer import SegmentWriter
-from httpx_wireguard._netstack.sender import Sender
+from httpx_wireguard._netstack.sender import Run, Sender
 from httpx_wireguard._netstack.sequence import unwrap
+from httpx_wireguard._wire.ecn import CE, ECT_0, ecn_of
 from httpx_wireguard._wire.tcp import Flags, TcpHeader
 
 MSL = 30.0  # seconds; Deviates from RFC 9293 3.4.1 (2 minutes): Linux waits 60 s in TIME-WAIT
@@ -40,8 +41,10 @@ MINIMUM_MSS = 88  # bytes; ours, after CVE-2019-11479: a tiny MSS only costs pac
 
 _FIN, _SYN, _RST, _PSH, _ACK = (int(flag) for flag in (Flags.FIN, Flags.SYN, Flags.RST, Flags.PSH, Flags.ACK))
 _SYN_ACK = _SYN | _ACK
-# header prediction: 8 words of header, ACK with or without PSH, nothing but a timestamp option
-_FAST = struct.Struct("!IIHHIIII")
+_ECE, _CWR = int(Flags.ECE), int(Flags.CWR)
+# header prediction: the word with the ECN field, then, behind an IP header of that many bytes and the ports, 7 words of
+# TCP header: ACK with or without PSH, nothing but a timestamp option
+_FAST = {20: struct.Struct("!H22xIIHH4xII"), 40: struct.Struct("!H42xIIHH4xII")}
 _FAST_WORDS = frozenset({8 << 12 | _ACK, 8 << 12 | _ACK | _PSH})
 _TIMESTAMP_LAYOUT = 0x0101080A  # NOP, NOP, kind 8, length 10: RFC 7323 appendix A
 _TIMESTAMP = struct.Struct("!III")
@@ -98,6 +101,7 @@ class TcpConnection:
     __slots__ = (
         "_challenge_at",
         "_close_at",
+        "_ecn",
         "_keepalive",
         "_keepalive_at",
         "_keepalive_probes",
@@ -154,6 +158,7 @@ class TcpConnection:
         self.receiver = Receiver(0, mss, socket_capacity, self._shared.receive)
         self._send_charged = 0  # bytes of the shared memory that our send queue takes
         self._writer = SegmentWriter(local[0], remote[0], local[1], remote[1])
+        self._ecn = False  # our data may be marked: RFC 3168
         self._timestamps = False
         self._timestamp_offset = timestamp_offset  # RFC 7323 5.4: no clock of ours on the wire
         self._timestamp_echo = 0  # TS.Recent
@@ -213,6 +218,7 @@ class TcpConnection:
         options, sender, receiver = header.options, self.sender, self.receiver
         receiver.next = header.sequence + 1
         receiver.reset_edge()
+        self._negotiate_ecn(header.flags)
         default = 536 if len(self.local_address[0]) == 4 else 1220  # RFC 9293 MUST-15
         mss = min(max(default if options.mss is None else options.mss, MINIMUM_MSS), sender.mss)
         self._timestamps = options.timestamp_value is not None
@@ -225,6 +231,11 @@ class TcpConnection:
             receiver.scale = WINDOW_SCALE
         sender.window = sender.largest_window = header.window  # never scaled in a SYN
         self._last_received = now
+
+    def _negotiate_ecn(self, flags: int) -> None:
+        """RFC 3168 6.1.1: an ECN-setup SYN has both bits, an ECN-setup SYN-ACK has ECE alone."""
+        self.receiver.ecn = flags & (_ECE | _CWR) == (_ECE if flags & _ACK else _ECE | _CWR)
+        self._ecn = self.receiver.ecn and not self.sender.retries  # never after a SYN of ours without the bits
 
     # -- the user's calls (RFC 9293 3.9.1)
 
@@ -387,14 +398,18 @@ class TcpConnection:
             except MalformedPacket:
                 self._owner.drop("malformed TCP header")
                 continue
-            self.receive_segment(header, packet[offset + header.header_length :], now)
+            ce = self.receiver.ecn and ecn_of(packet) == CE
+            self.receive_segment(header, packet[offset + header.header_length :], now, ce=ce)
         self._owner.touch(self)
         self._owner.wake(self)
 
     def _receive_predicted(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
         """Take the segments from `index` on that are as predicted; returns how many they are."""
+        if offset not in _FAST:
+            return 0
         receiver, sender = self.receiver, self.sender
-        unpack, data_at = _FAST.unpack_from, offset + 32
+        unpack, data_at = _FAST[offset].unpack_from, offset + 32
+        marked, mark = False, CE if packets[index][0] >> 4 == 4 else CE << 4  # in the first word of an IP header
         run: list[bytes] = []
         length, sequence = 0, receiver.next & 0xFFFFFFFF
         room = receiver.room
@@ -405,7 +420,7 @@ class TcpConnection:
             size = len(payload)
             if not size or length + size > room:
                 break
-            seq, ack, word, window, _, layout, value, _ = unpack(packet, offset + 4)
+            start, seq, ack, word, window, layout, value = unpack(packet)
             if (
                 seq != sequence
                 or ack != una
@@ -418,13 +433,17 @@ class TcpConnection:
             run.append(payload)
             length += size
             sequence = (sequence + size) & 0xFFFFFFFF
+            if start & mark == mark:
+                marked = True
             if refresh:
                 echo, refresh = value, False  # RFC 7323 4.3: only of what begins at Last.ACK.sent
         if run:
             self._timestamp_echo = echo
             self._last_received = now
+            if marked and receiver.ecn:
+                receiver.on_ecn(ce=True, cwr=False)
             sender.confirm_window(receiver.next + length - len(run[-1]))
-            back = unpack(packets[index], offset + 4)[7]
+            back = int.from_bytes(packets[index][offset + 28 : data_at], "big")
             if back != receiver.last_echo and len(run[0]) >= receiver.full_segment:
                 receiver.last_echo = back
                 self._measure_echo(back, now)
@@ -452,12 +471,12 @@ class TcpConnection:
 
     # -- input: RFC 9293 3.10.7, one method per numbered step
 
-    def receive_segment(self, header: TcpHeader, payload: bytes, now: float) -> None:
-        """Any segment for this connection; the reference that the fast path must equal."""
+    def receive_segment(self, header: TcpHeader, payload: bytes, now: float, *, ce: bool = False) -> None:
+        """Any segment for this connection, marked CE or not; the reference that the fast path must equal."""
         if self.state is State.SYN_SENT:
             self._receive_in_syn_sent(header, payload, now)
         elif self.state is not State.CLOSED:
-            self._receive_synchronized(header, payload, now)
+            self._receive_synchronized(header, payload, ce, now)
         self._owner.touch(self)
         self._owner.wake(self)
 
@@ -493,7 +512,7 @@ class TcpConnection:
         self._progress_at = now
         self.receiver.start(now, self.sender.rtt.smoothed, timestamps=self._timestamps)
 
-    def _receive_synchronized(self, header: TcpHeader, payload: bytes, now: float) -> None:
+    def _receive_synchronized(self, header: TcpHeader, payload: bytes, ce: bool, now: float) -> None:
         """RFC 9293 3.10.7.4."""
         receiver, flags = self.receiver, header.flags
         sequence = unwrap(header.sequence, receiver.next)
@@ -515,6 +534,8 @@ class TcpConnection:
         if self._timestamps and header.options.timestamp_value is not None and sequence <= receiver.last_acknowledgment:
             self._timestamp_echo = header.options.timestamp_value  # RFC 7323 4.3
         if self._on_acknowledgment(header, sequence, len(payload), now):
+            if payload and receiver.ecn:
+                receiver.on_ecn(ce, bool(flags & _CWR))
             self._receive_text(sequence, payload, bool(flags & _FIN), now)
 
     def precedes(self, timestamp: int | None) -> bool:
@@ -537,6 +558,8 @@ class TcpConnection:
             return
         if self.state is State.TIME_WAIT and header.flags & _FIN:
             self._close_at = now + 2 * MSL  # RFC 9293 3.10.7.4 eighth: the FIN came again
+        if self.state is State.SYN_RECEIVED and header.flags & (_SYN | _ECE | _CWR) == _SYN:
+            self._ecn = False  # RFC 3168 6.1.1: the SYN came again, without the bits
         if length and sequence < self.receiver.next and not header.flags & _SYN:
             self.receiver.duplicate = (sequence, min(sequence + length, self.receiver.next))
             self.receiver.ack_now = True
@@ -594,6 +617,8 @@ class TcpConnection:
         window_changed = current and sender.update_window(sequence, acknowledgment, header.window)
         if sender.next == sender.unacknowledged or (sender.window == 0 and not self._orphan):
             sender.retries = 0  # MUST-36: a far side that answers may keep its window shut for ever
+        if self._ecn and current and header.flags & _ECE:
+            sender.on_ecn_echo(now)  # first: it must not make the window grow
         duplicate = (  # RFC 5681 2
             acknowledgment == sender.unacknowledged < sender.next
             and not length
@@ -826,8 +851,7 @@ class TcpConnection:
                 if sender.more_due:
                     self._owner.touch(self)
                 for run in runs:
-                    last = _PSH | (_FIN if run.fin else 0)
-                    packets += self._writer.run(run.sequence, run.payloads, receiver.next, _ACK, last, window, options)
+                    packets += self._data_packets(run, window, options)
         if not packets and sender.probe_due:
             packets.append(self._empty(sender.unacknowledged - 1, now))
         elif receiver.ack_now and (not packets or self._sack_due):
@@ -837,6 +861,23 @@ class TcpConnection:
             sender.probe_due = False
         self._arm_persist(now)
         return packets
+
+    def _data_packets(self, run: Run, window: int, options: bytes) -> list[bytes]:
+        """RFC 3168 6.1.2, 6.1.5: new data is ECN-capable, and its first segment after a reduction carries CWR."""
+        write, acknowledgment, flags = self._writer.run, self.receiver.next, self._ack_flags
+        sequence, payloads, last = run.sequence, run.payloads, _PSH | (_FIN if run.fin else 0)
+        if not self._ecn or run.again or not payloads[0]:
+            return write(sequence, payloads, acknowledgment, flags, last, window, options)
+        if not self.sender.cwr_due:
+            return write(sequence, payloads, acknowledgment, flags, last, window, options, ECT_0)
+        self.sender.cwr_due = False
+        first, rest = payloads[:1], payloads[1:]
+        packets = write(sequence, first, acknowledgment, flags | _CWR, 0 if rest else last, window, options, ECT_0)
+        return packets + write(sequence + len(first[0]), rest, acknowledgment, flags, last, window, options, ECT_0)
+
+    @property
+    def _ack_flags(self) -> int:
+        return _ACK | _ECE if self.receiver.ecn_echo else _ACK  # RFC 3168 6.1.3: on every one
 
     def _arm_persist(self, now: float) -> None:
         sender = self.sender
@@ -850,7 +891,8 @@ class TcpConnection:
         options = self._options(now)
         if self._sack_due:
             options += self._sack_option(3 if options else 4)  # RFC 2018 3: what fits 40 bytes of options
-        return self._writer.run(sequence, [b""], receiver.next, _ACK, 0, receiver.window_field(), options)[0]
+        window = receiver.window_field()
+        return self._writer.run(sequence, [b""], receiver.next, self._ack_flags, 0, window, options)[0]
 
     def _syn_packet(self, now: float) -> bytes:
         sender, receiver = self.sender, self.receiver
@@ -862,7 +904,10 @@ class TcpConnection:
             options += self._timestamp_option(now)
         if not answering or receiver.scale:
             options += struct.pack("!BBBB", 1, 3, 3, WINDOW_SCALE)
-        flags = _SYN | (_ACK if answering else 0)
+        if answering:
+            flags = _SYN_ACK | _ECE if self._ecn else _SYN_ACK
+        else:
+            flags = _SYN if sender.retries else _SYN | _ECE | _CWR  # RFC 3168 6.1.1.1: the bits may be why it was lost
         acknowledgment = receiver.next if answering else 0
         window = receiver.syn_window_field()
         receiver.on_ack_sent()

@@ -17,6 +17,7 @@ from httpx_wireguard._netstack.sender import Sender
 from httpx_wireguard._netstack.stack import Stack
 from httpx_wireguard._netstack.tcp import State, TcpConnection
 from httpx_wireguard._wire import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
+from httpx_wireguard._wire.ecn import CE, ECT_0, ECT_1, NOT_ECT, ecn_of
 from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.ipv6 import Ipv6Header
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
@@ -183,7 +184,7 @@ class Owner:
     def drop(self, reason: str) -> None: ...
 
 
-def connection(state: str) -> TcpConnection:
+def connection(state: str, *, ecn: bool = False) -> TcpConnection:
     made = TcpConnection(
         Owner(),
         (CLIENT, 40000),
@@ -196,7 +197,8 @@ def connection(state: str) -> TcpConnection:
     made.open(0.0)
     made.packets_to_send(0.0)
     options = TcpOptions(mss=1380, window_scale=0, sack_permitted=True, timestamp_value=1000)
-    syn = TcpHeader(80, 40000, 2**32 - 101, 2**32 - 49, int(Flags.SYN | Flags.ACK), 5000, options=options)
+    flags = Flags.SYN | Flags.ACK | (Flags.ECE if ecn else 0)
+    syn = TcpHeader(80, 40000, 2**32 - 101, 2**32 - 49, int(flags), 5000, options=options)
     made.receive_segment(syn, b"", 0.1)
     made.packets_to_send(0.1)
     made.send(b"in flight", 0.1)
@@ -212,11 +214,15 @@ def connection(state: str) -> TcpConnection:
 
 
 segments = st.builds(
-    lambda step, size, skip, flags, window, clock, ack: (step, size, skip, flags, window, clock, ack),
+    lambda step, size, codepoint, flags, window, clock, ack: (step, size, codepoint, flags, window, clock, ack),
     st.sampled_from([0] * 6 + [-40, 40, 5000]),  # how far from where the last one ended
     st.sampled_from([0, 1, 2, 60, 60, 60, 700, 3000]),
-    st.just(0),
-    st.sampled_from([Flags.ACK] * 8 + [Flags.ACK | Flags.PSH] * 4 + [Flags.ACK | Flags.FIN, Flags.RST, Flags.SYN]),
+    st.sampled_from([ECT_0] * 5 + [CE] * 2 + [NOT_ECT, ECT_1]),
+    st.sampled_from(
+        [Flags.ACK] * 8
+        + [Flags.ACK | Flags.PSH] * 4
+        + [Flags.ACK | Flags.CWR, Flags.ACK | Flags.ECE, Flags.ACK | Flags.FIN, Flags.RST, Flags.SYN]
+    ),
     st.sampled_from([5000] * 6 + [0, 4000]),
     st.sampled_from([0, 0, 1, 1, -2000]),
     st.sampled_from([-40] * 6 + [-49, -39, 100]),
@@ -238,6 +244,8 @@ def observed(subject: TcpConnection) -> tuple[object, ...]:
         receiver.queue.ranges(99),
         receiver.ack_deadline,
         receiver.unacknowledged,
+        receiver.ecn_echo,
+        sender.cwr_due,
         sender.unacknowledged,
         sender.next,
         sender.window,
@@ -252,24 +260,28 @@ def observed(subject: TcpConnection) -> tuple[object, ...]:
     st.lists(segments, min_size=1, max_size=12),
     st.sampled_from(["open", "half closed", "orphan", "retransmitting"]),
     st.booleans(),
+    st.booleans(),
+    st.sampled_from([bytes([0x45]), bytes([0x60])]),
 )
 def test_the_fast_path_equals_the_slow_path(
-    batch: list[tuple[int, int, int, Flags, int, int, int]], state: str, quick_acks: bool
+    batch: list[tuple[int, int, int, Flags, int, int, int]], state: str, quick_acks: bool, ecn: bool, version: bytes
 ) -> None:
     sequence, clock = 2**32 - 100, 1000
-    built: list[tuple[TcpHeader, bytes]] = []
-    for number, (step, size, _, flags, window, tick, ack) in enumerate(batch):
+    ip, shift = (bytes(18), 0) if version == bytes([0x45]) else (bytes(38), 4)
+    built: list[tuple[bytes, TcpHeader, bytes]] = []
+    for number, (step, size, codepoint, flags, window, tick, ack) in enumerate(batch):
         sequence, clock = sequence + step, clock + tick
         header = TcpHeader(80, 40000, sequence % 2**32, (2**32 + ack) % 2**32, int(flags), window)
         header.options.timestamp_value = clock % 2**32
-        built.append((header, bytes([number + 1]) * size))
+        built.append((version + bytes([codepoint << shift]) + ip, header, bytes([number + 1]) * size))
         sequence += size
-    fast, slow_ = connection(state), connection(state)
+    fast, slow_ = connection(state, ecn=ecn), connection(state, ecn=ecn)
     for each in (fast, slow_):
         each.receiver.quick_acks = 100 if quick_acks else 0
-    fast.receive_packets([bytes(20) + header.serialize() + payload for header, payload in built], 20, 9.5)
-    for header, payload in built:
-        slow_.receive_segment(header, payload, 9.5)
+    packets = [start + header.serialize() + payload for start, header, payload in built]
+    fast.receive_packets(packets, 2 + len(ip), 9.5)
+    for start, header, payload in built:
+        slow_.receive_segment(header, payload, 9.5, ce=ecn_of(start) == CE)
     assert observed(fast) == observed(slow_)
 
 

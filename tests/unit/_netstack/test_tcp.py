@@ -272,11 +272,11 @@ synchronized = pytest.mark.parametrize("reach", SYNCHRONIZED, ids=lambda reach: 
 
 
 def test_an_active_open_sends_a_syn_with_every_option() -> None:
-    """RFC 9293 3.10.1, MUST-14; RFC 7323 2.2 and 3.2; RFC 2018 2."""
+    """RFC 9293 3.10.1, MUST-14; RFC 7323 2.2 and 3.2; RFC 2018 2; RFC 3168 6.1.1."""
     peer = Peer()
     peer.connection.open(0.0)
     syn = peer.one(0.0)
-    assert (syn.flags, syn.sequence, syn.acknowledgment, syn.window) == (SYN, 1000, 0, 65535)
+    assert (syn.flags, syn.sequence, syn.acknowledgment, syn.window) == (SYN | Flags.ECE | Flags.CWR, 1000, 0, 65535)
     assert (syn.options.mss, syn.options.window_scale, syn.options.sack_permitted) == (MSS, 8, True)
     assert (syn.options.timestamp_value, syn.options.timestamp_echo) == (0, 0)
     assert peer.state() is State.SYN_SENT
