@@ -452,7 +452,7 @@ def test_a_sender_never_sends_what_it_must_not(operations: list[tuple[str, int]]
     sender.start(1000, sack=sack)
     sender.on_established(50, 1, 10_000, 0.1)
     rng, stream, now = random.Random(1), bytearray(), 0.1
-    edge = sender.unacknowledged + sender.window
+    edge, full = sender.unacknowledged + sender.window, sender.mss
     for number, (action, size) in enumerate(operations):
         now += 0.05
         if action == "write" and sender.fin_at is None:
@@ -472,13 +472,14 @@ def test_a_sender_never_sends_what_it_must_not(operations: list[tuple[str, int]]
         elif action == "close" and sender.fin_at is None:
             sender.close()
         elif action == "mss":
+            full = min(full, size)
             sender.set_mss(size, now)
         edge = max(edge, sender.unacknowledged + sender.window)
         for run in sender.runs_to_send(now):
             sequence = run.sequence
             assert sequence >= sender.unacknowledged
             for payload in run.payloads:
-                assert len(payload) <= sender.mss
+                assert len(payload) <= full
                 assert payload == stream[sequence - 1 : sequence - 1 + len(payload)]
                 sequence += len(payload)
             assert sequence + run.fin <= sender.next
