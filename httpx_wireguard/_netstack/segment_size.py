@@ -20,7 +20,7 @@ class SegmentSize:
 
     def limit(self, full: int) -> None:
         """A router told (RFC 1191, RFC 8201): what is larger need not be tried."""
-        self._full = full
+        self._full = min(self._full, full)
         self._size = min(self._size, full)
 
     def on_timeout(self, retries: int, length: int) -> int | None:
