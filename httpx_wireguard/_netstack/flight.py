@@ -127,7 +127,7 @@ class Flight:
         Args:
             blocks: SACK blocks above it, in ascending order, within what is in flight.
             reported: what came twice (RFC 2883).
-            duplicate: by RFC 5681 2.
+            duplicate: by RFC 5681 2, whether anything is in flight or not.
             echo: as for `Delivery`.
         """
         board, before = self.board, self.size
@@ -370,7 +370,8 @@ class Flight:
 
     def _on_reported(self, reported: tuple[int, int]) -> None:
         """A D-SACK: something was sent again without need, or the network made a copy."""
-        self.rack.on_duplicate_reported(self.unacknowledged, self.next)
+        if not self.tail.explains(reported):
+            self.rack.on_duplicate_reported(self.unacknowledged, self.next)
         recovery = self.recovery
         if recovery is not None and recovery.start <= reported[0] and reported[1] <= recovery.point:
             recovery.needless += reported[1] - reported[0]
@@ -393,6 +394,8 @@ class Flight:
         if self.rack.recheck_at is not None and now >= self.rack.recheck_at:
             lost = self.find_losses(False, self.size, now)
             recovery = self.recovery
+            if lost:
+                self.retransmit_at = now + self.rtt.timeout  # what is sent again is given its time
             if lost and recovery is not None and recovery.prr is not None:
                 self.congestion.window = recovery.prr.on_ack(0, self.size, lost, False, self.mss)
         if self.tail.probe_at is not None and now >= self.tail.probe_at:

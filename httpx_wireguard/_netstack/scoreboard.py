@@ -58,10 +58,10 @@ class Delivery:
     """What one acknowledgment delivered: bytes that were not known to have arrived before it."""
 
     __slots__ = (
-        "_echo",
         "_minimum_rtt",
         "_now",
         "clean",
+        "echo",
         "length",
         "newest",
         "newest_end",
@@ -76,7 +76,7 @@ class Delivery:
                 timestamp of (RFC 7323); None without one.
             minimum_rtt: seconds; what returns faster answers an earlier transmission.
         """
-        self._echo = echo
+        self.echo = echo
         self._minimum_rtt = minimum_rtt
         self._now = now
         self.length = 0
@@ -86,8 +86,12 @@ class Delivery:
         self.oldest_original: float | None = None  # when the first of these left
         self.reordered = False  # one of them arrived after something sent later
 
-    def add(self, one: Transmission, end: int, highest: int) -> None:
-        """`one`, up to `end`, arrived; before this acknowledgment nothing above `highest` had."""
+    def add(self, one: Transmission, end: int, highest: int, echo: int | None) -> None:
+        """`one`, up to `end`, arrived; before this acknowledgment nothing above `highest` had.
+
+        Args:
+            echo: when, in whole milliseconds of `now`'s clock, the segment left whose timestamp comes back for it.
+        """
         self.length += end - one.start
         sent_at = one.sent_at
         if not one.retransmitted:
@@ -96,16 +100,10 @@ class Delivery:
                 self.clean = one
             if self.oldest_original is None or sent_at < self.oldest_original:
                 self.oldest_original = sent_at
-        elif self._answers_earlier(sent_at):
-            return
+        elif (echo is not None and echo < int(sent_at * 1000)) or self._now - sent_at < self._minimum_rtt:
+            return  # RFC 8985 6.2 step 2: of something sent again, it may answer an earlier transmission
         if self.newest is None or (sent_at, end) > (self.newest.sent_at, self.newest_end):
             self.newest, self.newest_end = one, end
-
-    def _answers_earlier(self, sent_at: float) -> bool:
-        """RFC 8985 6.2 step 2: of something sent again, the acknowledgment may be an earlier transmission's."""
-        if self._echo is not None and self._echo < int(sent_at * 1000):
-            return True
-        return self._now - sent_at < self._minimum_rtt
 
 
 class Scoreboard:
@@ -152,7 +150,7 @@ class Scoreboard:
                 if one.lost:
                     self.lost -= end - one.start
                 waited = waited or one.retransmitted
-                delivery.add(one, end, highest)
+                delivery.add(one, end, highest, delivery.echo)
             if end < one.end:
                 one.start = end
                 break
@@ -184,7 +182,9 @@ class Scoreboard:
                 continue
             if one.end > end:
                 self.transmissions.insert(index + 1, one.split(end))
-            delivery.add(one, one.end, highest)
+            # Deviates from RFC 8985 6.2 step 2: behind a hole the far side echoes what came before the hole (RFC 7323
+            # 4.3), which says nothing of this one. Else neither a tail probe nor a retransmission shows a loss before.
+            delivery.add(one, one.end, highest, None)
             self.highest = max(self.highest, one.end)
             self._hold(index)
             index = self._join(index) + 1

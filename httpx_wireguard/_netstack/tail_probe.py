@@ -38,6 +38,10 @@ class TailProbe:
         self.probe_at = self._end = None
         self.due = False
 
+    def explains(self, reported: tuple[int, int]) -> bool:
+        """Whether a D-SACK is of the probe itself, which no detection of losses sent."""
+        return self._again and reported[1] == self._end
+
     def repaired_a_loss(self, acknowledgment: int, duplicate: bool, reported: tuple[int, int] | None) -> bool:
         """RFC 8985 7.4.2: whether an acknowledgment shows that the probe replaced what was lost.
 
@@ -47,7 +51,7 @@ class TailProbe:
         """
         if self._end is None or acknowledgment < self._end:
             return False
-        if not self._again or (reported is not None and reported[1] == self._end):
+        if not self._again or (reported is not None and self.explains(reported)):
             self._end = None
         elif acknowledgment > self._end:
             self._end = None

@@ -619,11 +619,8 @@ class TcpConnection:
             sender.retries = 0  # MUST-36: a far side that answers may keep its window shut for ever
         if self._ecn and current and header.flags & _ECE:
             sender.on_ecn_echo(now)  # first: it must not make the window grow
-        duplicate = (  # RFC 5681 2
-            acknowledgment == sender.unacknowledged < sender.next
-            and not length
-            and not window_changed
-            and not header.flags & _FIN
+        duplicate = (  # RFC 5681 2; also with nothing in flight, which a tail probe that came twice causes
+            acknowledgment == sender.unacknowledged and not length and not window_changed and not header.flags & _FIN
         )
         advanced = acknowledgment > sender.unacknowledged
         if advanced:
@@ -755,9 +752,9 @@ class TcpConnection:
             return
         if receiver.ack_deadline is not None and now >= receiver.ack_deadline:
             receiver.on_ack_timeout()
+        sender.handle_timeout(now)  # first: a probe of the tail takes the retransmission timer's place (RFC 8985 7.2)
         if sender.retransmit_at is not None and now >= sender.retransmit_at:
             self._on_retransmission_timeout(now)
-        sender.handle_timeout(now)
         if self._persist_at is not None and now >= self._persist_at:
             self._probe_zero_window(now)
         if self._keepalive_at is not None and now >= self._keepalive_at:

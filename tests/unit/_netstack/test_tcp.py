@@ -20,6 +20,7 @@ from httpx_wireguard._errors import (
     DestinationUnreachable,
     TunnelClosed,
 )
+from httpx_wireguard._netstack.congestion.control import UNLIMITED
 from httpx_wireguard._netstack.congestion.reno import Reno
 from httpx_wireguard._netstack.limits import (
     CHALLENGE_PERIOD,
@@ -178,6 +179,12 @@ class Peer:
         assert self.timeouts < 500, "it never ends"
         self.connection.handle_timeout(now)
         return now
+
+    def lose_everything(self) -> None:
+        """Until the retransmission timer has run out, and what it sends again is lost too."""
+        before = self.connection.sender.retries
+        while self.connection.sender.retries == before:
+            self.take(self.timeout())
 
     def state(self) -> State:
         return self.connection.state
@@ -865,6 +872,38 @@ def test_data_and_window_updates_are_no_duplicates(payload: bytes, window: int) 
     assert [segment for segment in peer.take(0.1) if len(segment.payload) == FULL] == []
 
 
+def test_the_probe_of_the_tail_takes_the_place_of_the_retransmission_timer() -> None:
+    """RFC 8985 7.2: it comes at the latest when that would have run out; then the timer starts anew."""
+    peer = established()
+    sender = peer.connection.sender
+    for _ in range(50):
+        sender.rtt.on_sample(0.5)  # RTO 0.7 s, less than two round trips
+    peer.connection.send(b"hello", 1.0)
+    peer.take(1.0)
+    due = peer.connection.next_timeout()
+    assert due == sender.retransmit_at
+    peer.connection.handle_timeout(due)
+    assert [segment.payload for segment in peer.take(due)] == [b"hello"]
+    assert sender.retries == 0
+    peer.connection.handle_timeout(due + 0.8)
+    assert sender.retries == 1
+
+
+def test_a_tail_probe_that_was_not_needed_shows_by_a_bare_duplicate() -> None:
+    """RFC 8985 7.4.2: from a peer without D-SACK, when nothing is in flight any more."""
+    peer = established()
+    peer.connection.send(b"hello", 1.0)
+    peer.take(1.0)
+    peer.connection.handle_timeout(1.45)
+    assert [segment.payload for segment in peer.take(1.45)] == [b"hello"]
+    peer.ack(1006, 1.5, echo=1450)
+    peer.ack(1006, 1.55, echo=1450)
+    peer.connection.send(b"more", 2.0)
+    peer.take(2.0)
+    peer.ack(1010, 2.1, echo=2000)
+    assert peer.connection.sender.congestion.threshold == UNLIMITED
+
+
 def test_selective_acknowledgments_retransmit_only_the_holes() -> None:
     """RFC 6675 5."""
     peer = established()
@@ -901,8 +940,7 @@ def test_the_echo_of_our_timestamp_tells_a_slow_path_from_a_lost_segment() -> No
     peer.connection.send(b"x", 1.0)
     sent = peer.one(1.0).options.timestamp_value
     assert sent is not None
-    now = peer.timeout()
-    peer.take(now)
+    peer.lose_everything()
     peer.ack(1002, 1.8, echo=sent)
     assert peer.connection.sender.rtt.latest == pytest.approx(0.8)
 
@@ -913,7 +951,7 @@ def test_the_echo_in_a_report_of_a_duplicate_measures_nothing() -> None:
     peer.connection.send(b"x", 1.0)
     sent = peer.one(1.0).options.timestamp_value
     assert sent is not None
-    peer.take(peer.timeout())
+    peer.lose_everything()
     peer.give(ACK, 5001, 1002, now=1.8, echo=sent, blocks=((1001, 1002),))
     assert peer.connection.sender.rtt.latest == pytest.approx(0.1)
     assert peer.connection.sender.rtt.backed_off
@@ -923,7 +961,7 @@ def test_an_impossible_echo_measures_nothing() -> None:
     peer = established()
     peer.connection.send(b"x", 1.0)
     peer.take(1.0)
-    peer.take(peer.timeout())
+    peer.lose_everything()
     peer.ack(1002, 1.8, echo=5_000_000)
     assert peer.connection.sender.rtt.latest == pytest.approx(0.1)
 
@@ -1373,7 +1411,7 @@ def test_unacknowledged_data_ends_the_connection_in_the_end() -> None:
     while peer.state() is State.ESTABLISHED:
         now = peer.timeout()
         retransmissions += len(peer.take(now))
-    assert retransmissions == 15
+    assert retransmissions == 1 + 15  # a probe of the tail first
     assert now > 100
     assert isinstance(peer.connection.error, ConnectionTimedOut)
 
@@ -1387,7 +1425,7 @@ def test_an_orphan_gives_up_sooner() -> None:
     retransmissions = 0
     while peer.state() is not State.CLOSED:
         retransmissions += len(peer.take(peer.timeout()))
-    assert retransmissions == 8
+    assert retransmissions == 1 + 8  # a probe of the tail first
 
 
 # -- zero window, RFC 9293 3.8.6.1
