@@ -165,9 +165,11 @@ class Flight:
             known = min(board.duplicates, advanced // self.mss)
             board.duplicates = board.duplicates - known if self.recovering else 0
             delivery.length = max(delivery.length - known * self.mss, 1)
-        elif duplicate and (board.duplicates + 1) * self.mss <= self.next - self.unacknowledged:
-            board.duplicates += 1
-            delivery.length += self.mss
+        elif duplicate and self.next > self.unacknowledged:
+            before = self.size
+            if before >= self.mss or board.duplicates < DUPLICATE_THRESHOLD:  # small segments: three are enough
+                board.duplicates += 1
+                delivery.length += before - self.size
 
     def _measure(self, delivery: Delivery, echo: int | None, now: float) -> None:
         """RFC 6298 3: a sample a round trip, of what left once only (Karn's algorithm).
@@ -247,8 +249,9 @@ class Flight:
                 return 0  # all that arrived was in order
             found = self.rack.detect_losses(board, self.rtt, self.mss, recovering, now)
         else:
-            first = board.duplicates >= DUPLICATE_THRESHOLD and not recovering  # RFC 5681 3.2
-            partial = advanced and recovering  # RFC 6582 3.2 step 3: the next hole is lost too
+            first = board.duplicates >= DUPLICATE_THRESHOLD and self._trusts_duplicates  # RFC 5681 3.2
+            # RFC 6582 3.2 step 3: the next hole is lost too; after a timeout it has been sent again already
+            partial = advanced and self.recovery is not None and recovering and not self.recovery.after_timeout
             one = board.lose_first(self.unacknowledged + self.mss) if first or partial else None
             found = [] if one is None else [one]
         lost = 0
@@ -261,6 +264,11 @@ class Flight:
         if board.lost and not recovering:
             self._begin_recovery(flight, now)
         return lost
+
+    @property
+    def _trusts_duplicates(self) -> bool:
+        """RFC 6582 3.2 step 2: not those that a recovery caused, by sending again what had arrived."""
+        return self.recovery is None or (not self.recovering and self.unacknowledged > self.recovery.point)
 
     def _begin_recovery(self, flight: int, now: float) -> None:
         self.on_congestion(now)
@@ -337,7 +345,7 @@ class Flight:
         if recovery.forget_at is not None:
             if recovery.proven_needless():
                 self._undo(now)
-            elif self.unacknowledged >= recovery.forget_at:
+            elif self.unacknowledged > recovery.forget_at:
                 self.recovery = None
         elif recovery.is_spurious(delivery, advanced, echo) or recovery.proven_needless():
             self._undo(now)

@@ -19,7 +19,8 @@ class Forward(Enum):
 class Recovery:
     """From the first loss until everything that was in flight then (`point`) is acknowledged.
 
-    It is kept a little longer, until `forget_at`: D-SACKs that prove it needless come late.
+    It is kept a little longer, until more than `forget_at` is acknowledged: D-SACKs that prove it needless come late, and
+    so do duplicate acknowledgments of what it sent again.
     """
 
     __slots__ = (

@@ -450,6 +450,67 @@ def test_a_partial_acknowledgment_retransmits_the_next_hole() -> None:
     assert full(4)[0] in send(sender, 0.2)
 
 
+def test_three_duplicates_of_small_segments_retransmit_too() -> None:
+    """RFC 5681 3.2: whatever their size."""
+    sender = sender_with(sack=False)
+    for _ in range(5):
+        sender.queue.append(b"abc")
+        send(sender, 0.0)
+    for _ in range(3):
+        ack(sender, 0, 0.1)
+    assert send(sender, 0.1)[0][0] == 100
+
+
+def test_duplicates_with_nothing_in_flight_count_for_nothing() -> None:
+    """RFC 5681 2: (a)."""
+    sender = sender_with(sack=False)
+    for _ in range(5):
+        ack(sender, 0, 0.1)
+    sender.queue.append(bytes(10 * MSS))
+    assert send(sender, 0.1) == full(*range(10))
+
+
+def test_more_duplicates_than_segments_count_for_no_more() -> None:
+    """The far side cannot open the window by inventing them."""
+    sender = sender_with(30 * MSS, sack=False)
+    send(sender, 0.0)
+    for _ in range(100):
+        ack(sender, 0, 0.1)
+    assert len(send(sender, 0.1)) <= 1 + 5
+
+
+def test_slow_start_after_a_timeout_sends_nothing_a_third_time() -> None:
+    """RFC 6582 3.2 step 3 is of fast recovery: after a timeout a partial acknowledgment declares nothing lost."""
+    sender = sender_with(8 * MSS, sack=False)
+    send(sender, 0.0)
+    sender.on_timeout(1.0)
+    assert send(sender, 1.0) == full(0)
+    ack(sender, 1, 1.1)
+    assert send(sender, 1.1) == full(1, 2)
+    ack(sender, 2, 1.2)
+    assert send(sender, 1.2) == full(3, 4)
+
+
+def test_duplicates_that_a_timeout_caused_retransmit_nothing() -> None:
+    """RFC 6582 3.2 step 2: the acknowledgment must cover more than "recover"."""
+    sender = sender_with(8 * MSS, sack=False)
+    send(sender, 0.0)
+    sender.on_timeout(1.0)
+    send(sender, 1.0)
+    ack(sender, 1, 1.1)
+    send(sender, 1.1)
+    ack(sender, 8, 1.2)
+    sender.queue.append(bytes(8 * MSS))
+    assert send(sender, 1.2)[:1] == full(8)
+    for _ in range(4):
+        ack(sender, 8, 1.3)
+    assert full(8)[0] not in send(sender, 1.3)
+    ack(sender, 9, 1.4)
+    for _ in range(3):
+        ack(sender, 9, 1.4)
+    assert full(9)[0] in send(sender, 1.4)
+
+
 def test_a_retransmission_never_runs_into_data_not_yet_sent() -> None:
     """Else its acknowledgment would lie beyond SND.NXT."""
     sender = sender_with(4 * MSS + 100, sack=False)
