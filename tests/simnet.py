@@ -258,11 +258,11 @@ class Network:
         self._touched: dict[int, None] = {}  # hosts that something happened to
         self._standstill = 0  # instants since the clock moved
         for host in hosts:
-            self.add(host)
+            self.attach(host)
 
     # -- what it is made of
 
-    def add(self, host: Host) -> None:
+    def attach(self, host: Host) -> None:
         self.hosts.append(host)
         self._sources.append(host.addresses[0])
         self._by_address.update(dict.fromkeys(host.addresses, len(self.hosts) - 1))

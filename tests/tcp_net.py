@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from httpx_wireguard._config import Config, PeerConfig
 from httpx_wireguard._engine import Engine
@@ -14,6 +14,7 @@ from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._wire.tcp import OPTION_NO_OPERATION, Flags
 from httpx_wireguard._wireguard.crypto import PrivateKey
 from tests.simnet import Link, Network, SeededEntropy
+from tests.wireguard_net import split
 
 CLIENT, SERVER = ("10.0.0.2", "fd00::2"), ("10.0.0.1", "fd00::1")
 PACKED = {  # by IP version: host 0, the client, and host 1, the server
@@ -133,12 +134,6 @@ class EngineHost(BaseHost):
     def handle_timeout(self, now: float) -> None:
         self.engine.handle_timeout(now)
         self.wake(now)
-
-
-def split(buffers: Iterable[bytes], segment_size: int) -> list[bytes]:
-    """The datagrams of a run."""
-    data = b"".join(buffers)
-    return [data[at : at + segment_size] for at in range(0, len(data), segment_size)]
 
 
 def without_options(packet: bytes, kinds: tuple[int, ...]) -> bytes:
