@@ -81,7 +81,7 @@ class Link:
     mark_above: int | None = None  # bytes that wait, beyond which ECN-capable packets are marked (RFC 3168)
     bottleneck: Bottleneck | None = None  # instead of these three
     mtu: int = 65535  # bytes; larger packets vanish
-    answers: bool = False  # a router half-way says "packet too big" of those, which must be bare IP packets
+    answers: bool = False  # then a router half-way says "packet too big", and they are not counted as lost
     up: bool = True  # else everything vanishes
     tick: float = 0.0  # arrivals wait for a multiple of it, as with a driver that reads batches, or Wi-Fi frames
 
@@ -185,12 +185,14 @@ class Path:
                 self._lose()
                 continue
             if len(packet) > link.mtu:
-                self._lose()
                 if link.answers:
                     self._network.answer(self.sender, too_big(link.mtu, packet), link.delay)
+                else:
+                    self._lose()
                 continue
             if link.corrupt and rng.random() < link.corrupt:
                 packet = with_a_bit_turned(packet, rng)
+                self._network.lost_at.append(self._network.now)
             copies = 2 if link.duplicate and rng.random() < link.duplicate else 1
             for _ in range(copies):
                 if not queue.in_use:
@@ -247,7 +249,7 @@ class Network:
         self.links = list(links) or [Link()]
         self.now = 1000.0
         self.random = random.Random(seed)
-        self.lost_at: list[float] = []  # when packets were lost, of all paths
+        self.lost_at: list[float] = []  # when packets were lost or spoilt, of all paths
         self._by_address: dict[Hashable, int] = {}
         self._sources: list[Hashable] = []
         self._paths: dict[tuple[int, int], Path] = {}
@@ -294,7 +296,7 @@ class Network:
 
     @property
     def lost(self) -> int:
-        """Packets, of all paths."""
+        """Packets lost or spoilt, of all paths."""
         return len(self.lost_at)
 
     # -- what is to happen

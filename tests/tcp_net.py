@@ -223,6 +223,11 @@ class Exchange:
     def ends(self) -> list[End]:
         return [*self.clients, *self.servers.values()]
 
+    def pair(self, client: End) -> list[End]:
+        """A client's end and, once it is accepted, the server's."""
+        server = self.servers.get(client.connection.local)
+        return [client] if server is None else [client, server]
+
     def done(self) -> bool:
         return len(self.servers) == len(self.clients) and all(end.ended for end in self.ends)
 
@@ -230,16 +235,19 @@ class Exchange:
         """Until every byte is there; returns how long it took."""
         start = self.network.now
         assert self.network.watch(self.done, seconds), [(end.connection, end.error) for end in self.ends]
-        took = self.network.now - start
+        self.check_bytes()
+        return self.network.now - start
+
+    def check_bytes(self) -> None:
+        """What was written is what was read."""
         for client in self.clients:
             server = self.servers[client.connection.local]
             assert bytes(server.received) == client.expected
             assert bytes(client.received) == server.expected
-        return took
 
-    def check_nothing_left(self) -> None:
+    def check_nothing_left(self, seconds: float = 130.0) -> None:
         """After TIME-WAIT no host knows of any connection, no timer runs for one, and no byte is held for one."""
-        self.network.advance(130.0)
+        self.network.advance(seconds)
         for host in self.hosts:
             assert host.stack.connection_count == 0
             assert host.stack.next_timeout() is None
