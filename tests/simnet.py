@@ -44,7 +44,7 @@ class SeededEntropy:
 # -- what links are like: parameters, which may change while packets fly
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Bursts:
     """Loss by the model of Gilbert and Elliott: none in a good state, and a bad one. Probabilities per packet."""
 

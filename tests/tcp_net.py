@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 from httpx_wireguard._config import Config, PeerConfig
 from httpx_wireguard._engine import Engine
@@ -13,7 +14,7 @@ from httpx_wireguard._netstack.stack import Stack
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._wire.tcp import OPTION_NO_OPERATION, Flags
 from httpx_wireguard._wireguard.crypto import PrivateKey
-from tests.simnet import Link, Network, SeededEntropy
+from tests.simnet import Bottleneck, Link, Network, SeededEntropy
 from tests.wireguard_net import split
 
 CLIENT, SERVER = ("10.0.0.2", "fd00::2"), ("10.0.0.1", "fd00::1")
@@ -300,3 +301,27 @@ def tunnelled(*links: Link, seed: int = 1, mtu: int = 1420) -> tuple[list[Engine
     """A client and a server that speak through WireGuard."""
     hosts = [EngineHost(0, mtu), EngineHost(1, mtu)]
     return hosts, Network(hosts, *links, seed=seed)
+
+
+def dumbbell(
+    senders: Sequence[tuple[str, float]], bottleneck: Bottleneck, *, apart: float = 0.1, seed: int = 1
+) -> tuple[list[Flow], Network]:
+    """Clients of their own that upload to one server through one bottleneck.
+
+    Args:
+        senders: the congestion control and the round trip in seconds of each; acknowledgments come with a little
+            jitter, or equal flows would meet the full queue by turns that never change.
+        apart: seconds from one's beginning to the next one's.
+    """
+    hosts = [StackHost(1), *(StackHost(2 + number, control=control) for number, (control, _) in enumerate(senders))]
+    links = [Link(delay=rtt / 2, bottleneck=bottleneck, tick=0.001) for _, rtt in senders]
+    network = Network(hosts, Link(), *links, seed=seed)
+    flows: list[Flow] = []
+
+    def start(number: int) -> None:
+        flows.append(Flow(network, hosts[number + 1], hosts[0], 1000 + number, download=False))
+
+    for number, (_, rtt) in enumerate(senders):
+        network.join(0, number + 1, Link(delay=rtt / 2, jitter=rtt / 20, tick=0.001))
+        network.at(number * apart, partial(start, number))
+    return flows, network
