@@ -22,40 +22,15 @@ from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.ipv6 import Ipv6Header
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
 from tests.simnet import Link, Network, SeededEntropy
+from tests.tcp_net import PACKED, StackHost
 
-CLIENT, SERVER = bytes([10, 0, 0, 2]), bytes([10, 0, 0, 1])
-CLIENT6, SERVER6 = b"\xfd" + bytes(14) + b"\x02", b"\xfd" + bytes(14) + b"\x01"
+CLIENT, SERVER = PACKED[4]
+CLIENT6, SERVER6 = PACKED[6]
 slow = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 quick = settings(max_examples=150)
 
 
 # -- streams over a faulty network
-
-
-class Host:
-    """A stack on the simulated network."""
-
-    def __init__(self, index: int, mtu: int) -> None:
-        self.index = index
-        addresses = ((CLIENT, CLIENT6), (SERVER, SERVER6))[index]
-        self.stack = Stack(addresses, mtu, SeededEntropy(index), 1 << 17)
-        self.mtu = mtu
-
-    def receive(self, packets: list[bytes], sender: int, now: float) -> None:
-        self.stack.receive_packets(packets, now)
-
-    def to_send(self, now: float) -> list[tuple[int, bytes]]:
-        out = []
-        while runs := self.stack.packets_to_send(now):
-            out += [(1 - self.index, packet) for _, packets in runs for packet in packets]
-        assert all(len(packet) <= self.mtu for _, packet in out)
-        return out
-
-    def next_timeout(self) -> float | None:
-        return self.stack.next_timeout()
-
-    def handle_timeout(self, now: float) -> None:
-        self.stack.handle_timeout(now)
 
 
 class Step(NamedTuple):
@@ -110,6 +85,7 @@ links = st.builds(
     Link,
     delay=st.sampled_from([0.001, 0.02, 0.2]),
     jitter=st.sampled_from([0.0, 0.01, 0.05]),
+    fifo=st.booleans(),
     loss=st.sampled_from([0.0, 0.02, 0.1, 0.2]),
     duplicate=st.sampled_from([0.0, 0.1]),
     rate=st.sampled_from([0.0, 100_000.0, 2_000_000.0]),
@@ -134,8 +110,8 @@ def check_prefixes(applications: list[Application]) -> None:
 def test_any_schedule_delivers_exact_bytes_or_a_clean_error(
     schedule: list[Step], there: Link, back: Link, seed: int, mtu: int, ipv6: bool
 ) -> None:
-    hosts = [Host(0, max(mtu, 1280) if ipv6 else mtu), Host(1, 1420)]
-    network = Network([*hosts], there, back, seed=seed)
+    hosts = [StackHost(0, max(mtu, 1280) if ipv6 else mtu), StackHost(1)]
+    network = Network(hosts, there, back, seed=seed)
     listener = hosts[1].stack.listen_tcp(80)
     connection = hosts[0].stack.open_tcp((SERVER6 if ipv6 else SERVER, 80), network.now)
     accepted: list[TcpConnection] = []

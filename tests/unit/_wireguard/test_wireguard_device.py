@@ -304,7 +304,7 @@ def test_each_of_many_peers_keeps_its_own_time() -> None:
         peer.endpoint = ("198.51.100.1", number)
         host.device.initiate(peer, 1000.0 + number / 10)
     net.now = 1002.0
-    net._collect()
+    net.collect()
     net.log.clear()
     net.advance(5.5)
     assert [peer.initiations_sent for peer in host.device.peers] == [2] * 20
