@@ -295,6 +295,8 @@ class Flight:
             self.on_congestion(now)
             self.congestion.window = min(window, self.congestion.window)
             self._marked_until = self.next
+            if window <= self.mss and self.retransmit_at is not None:
+                self.retransmit_at = now + self.rtt.timeout  # the window cannot shrink further, so sending slows down
 
     def on_timeout(self, now: float) -> None:
         """RFC 6298 5.4-5.6, RFC 6675 5.1: all that is in flight, and not known to be held, is lost."""
