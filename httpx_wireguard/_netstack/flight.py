@@ -157,6 +157,8 @@ class Flight:
             self.rtt.relax()
             self.retransmit_at = now + self.rtt.timeout if self.next > acknowledgment else None  # RFC 6298 5.2, 5.3
             self._arm_tail_probe(now)
+        elif self.retransmit_at is not None:  # a measurement may have ended a long backoff
+            self.retransmit_at = min(self.retransmit_at, now + self.rtt.timeout)
 
     def _count_duplicates(self, delivery: Delivery, advanced: int, duplicate: bool) -> None:
         """A duplicate acknowledgment is a segment delivered, nobody knows which (RFC 9937 6.2, RFC 6582 3.2)."""
