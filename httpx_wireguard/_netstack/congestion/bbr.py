@@ -229,11 +229,10 @@ class Bbr:
     def on_restart(self, idle: float, timeout: float, now: float) -> None:
         """HandleRestartFromIdle (5.4.1): the window stays, the pace is the bandwidth.
 
-        Deviates from draft-ietf-ccwg-bbr-06 5.4.1: what was delivered before the pause is forgotten with its interval,
-        else all of it would count as excess of the new one.
+        Deviates from draft-ietf-ccwg-bbr-06 5.4.1: the interval of `Aggregation` does not begin anew, it ends itself.
+        There what arrived before the pause stays, and so would count as excess of the new interval.
         """
         self._idle_restart = True
-        self.model.aggregation.restart(now)
         if self.state in PROBE_BW_STATES:
             self._set_pacing_rate(1.0)
         elif self.state is State.PROBE_RTT:

@@ -71,17 +71,15 @@ class Aggregation:
     def __init__(self) -> None:
         self.extra = 0.0  # BBR.extra_acked
         self._filter = WindowedMaximum()
-        self.restart(0.0)
-
-    def restart(self, now: float) -> None:
-        self._start = now  # BBR.extra_acked_interval_start
+        self._start = 0.0  # BBR.extra_acked_interval_start
         self._delivered = 0  # BBR.extra_acked_delivered
 
     def on_ack(self, ack: AckSample, bandwidth: float, window: int, round_count: int, rounds: int) -> None:
         """UpdateACKAggregation, remembering the greatest excess of `rounds` round trips."""
         expected = bandwidth * (ack.now - self._start)
         if self._delivered <= expected:
-            self.restart(ack.now)
+            self._start = ack.now
+            self._delivered = 0
             expected = 0.0
         self._delivered += ack.delivered
         self.extra = self._filter.update(min(self._delivered - expected, window), round_count, rounds)
