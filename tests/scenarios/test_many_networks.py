@@ -15,10 +15,11 @@ from functools import partial
 import pytest
 
 from httpx_wireguard._errors import ConnectionTimedOut
+from httpx_wireguard._netstack.congestion import CONTROLS
 from httpx_wireguard._netstack.rtt import FALLBACK_RTO, MAXIMUM_RTO, MINIMUM_MARGIN
 from httpx_wireguard._netstack.tcp import ORPHAN_RETRIES, State, TcpConnection
 from tests.simnet import Bursts, Link, Network, is_acknowledgment
-from tests.tcp_net import CONTROLS, ENDPOINTS, End, EngineHost, Exchange, StackHost, TcpHost
+from tests.tcp_net import ENDPOINTS, End, EngineHost, Exchange, StackHost, TcpHost
 
 BLOCK = 50  # networks of one test
 HANDSHAKE = 6.0  # seconds; REKEY_TIMEOUT and its jitter (WireGuard paper 6.1): after each lost message of a handshake
@@ -99,7 +100,7 @@ def draw(seed: int) -> Plan:
         sizes=sizes,
         dialogue=rng.random() < 0.5,
         events=[(rng.choice(events), log_uniform(rng, 0.01, 5.0)) for _ in range(rng.choice([0, 0, 1, 2, 3]))],
-        control=rng.choice(CONTROLS),
+        control=rng.choice(sorted(CONTROLS)),
     )
 
 
