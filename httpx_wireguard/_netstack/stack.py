@@ -343,8 +343,10 @@ class Stack:
         listener = self._listeners.get(header.destination_port)
         if header.flags & Flags.RST:
             return
-        if listener is None or header.flags & Flags.ACK or not header.flags & Flags.SYN:
+        if listener is None or header.flags & Flags.ACK:
             self._refuse(header, source, destination, len(packet) - offset - header.header_length, now)
+        elif not header.flags & Flags.SYN:
+            self.drop("neither SYN nor ACK for a listener")  # 3.10.7.2 fourth
         elif listener.full:
             self.drop("listener's backlog full")
         else:

@@ -468,7 +468,12 @@ class TcpConnection:
             return
         if self.state is State.TIME_WAIT and header.flags & _FIN:
             self._close_at = now + 2 * MSL  # RFC 9293 3.10.7.4 eighth: the FIN came again
-        if length and sequence < self.receiver.next and not header.flags & _SYN:
+        if (
+            length
+            and sequence < self.receiver.next
+            and not header.flags & _SYN
+            and self.state is not State.SYN_RECEIVED
+        ):
             self.receiver.duplicate = (sequence, min(sequence + length, self.receiver.next))
             self.receiver.ack_now = True
         else:
@@ -485,8 +490,10 @@ class TcpConnection:
 
     def _on_reset(self, sequence: int, now: float) -> None:
         """Second check, as hardened by RFC 5961 3.2: only the exact next sequence number resets."""
-        if sequence != self.receiver.next:
-            self._challenge(now)
+        receiver = self.receiver
+        if sequence != receiver.next:
+            if sequence < receiver.right_edge:  # at the edge is outside; elsewhere we are more generous (RFC 9293 A.2)
+                self._challenge(now)
         elif self.state is State.SYN_RECEIVED and self.passive:
             self._enter_closed(None)  # back to LISTEN, which never noticed
         elif self.state is State.TIME_WAIT:
