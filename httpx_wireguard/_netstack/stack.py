@@ -313,21 +313,15 @@ class Stack:
                 self.drop("malformed TCP segment")
 
     def _reuses(self, connection: TcpConnection, packet: bytes, offset: int) -> bool:
-        """RFC 9293 3.10.7.4 fourth (MAY-2): a new SYN may take over a connection in TIME-WAIT.
-
-        By its sequence number, or by its timestamp (RFC 6191 2): a fast connection outruns the clock of the former.
-        """
+        """RFC 9293 3.10.7.4 fourth (MAY-2): a new SYN may take over a connection in TIME-WAIT."""
         if connection.state is not State.TIME_WAIT:
             return False
         try:
             header = TcpHeader.parse(packet, offset)
         except MalformedPacket:
             return False
-        newer = (header.sequence - connection.receiver.next) & 0xFFFFFFFF < 1 << 31 or connection.precedes(
-            header.options.timestamp_value
-        )
         listener = self._listeners.get(header.destination_port)
-        if header.flags & (Flags.SYN | Flags.ACK | Flags.RST) != Flags.SYN or not newer:
+        if header.flags & (Flags.SYN | Flags.ACK | Flags.RST) != Flags.SYN or not connection.precedes(header):
             return False
         if listener is None or listener.full:
             return False

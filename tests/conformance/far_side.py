@@ -163,6 +163,8 @@ class FarSide:
         options = self._options(written, at)
         self._window = self._window if written.win is None else int(written.win)
         scale = self._their_scale or 0 if self._scaled and "S" not in flags else 0
+        if written.win is not None and (self._window >> scale << scale != self._window or self._window >> scale > 0xFFFF):
+            raise ScriptError(f"a window of {self._window} does not fit the header with a scale of {scale}")
         header = TcpHeader(
             self._theirs[1],
             self._ours[1],

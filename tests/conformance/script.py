@@ -9,7 +9,7 @@ from itertools import product
 from typing import Self
 
 DEFAULTS = {  # of the settings; a case may use them as $variables
-    "syn": "mss 1012,sackOK,ts,wscale 7",  # the far side's options: with timestamps 1000 bytes are left for the text
+    "syn": "mss 1012,sackOK,ts,wscale 0",  # the far side's options: with timestamps 1000 bytes are left for the text
     "rtt": "0.1",  # of the handshake, seconds
     "mtu": "1500",
     "ip": "4",
