@@ -49,6 +49,8 @@ class RawOptions(TcpOptions):
     def __init__(self, raw: bytes) -> None:
         super().__init__()
         self.raw = raw
+        if len(raw) % 4:
+            raise ScriptError(f"{len(raw)} bytes of options are no words of four")
 
     def serialize(self) -> bytes:
         return self.raw
@@ -65,6 +67,7 @@ class FarSide:
         us, them = ADDRESSES[version]
         self._ours, self._theirs = (us, PORT), (them, 40000)
         self._our_initial, self.initial_sequence = 0, initial_sequence
+        self.syn_at = 0  # where the far side's SYN was, for a script that does not begin at 0
         self.marks = {"una": 0, "nxt": 0, "rcv": 0, "edge": 0}
         self._our_scale: int | None = None
         self._their_scale: int | None = None
@@ -163,7 +166,9 @@ class FarSide:
         options = self._options(written, at)
         self._window = self._window if written.win is None else int(written.win)
         scale = self._their_scale or 0 if self._scaled and "S" not in flags else 0
-        if written.win is not None and (self._window >> scale << scale != self._window or self._window >> scale > 0xFFFF):
+        if written.win is not None and (
+            self._window >> scale << scale != self._window or self._window >> scale > 0xFFFF
+        ):
             raise ScriptError(f"a window of {self._window} does not fit the header with a scale of {scale}")
         header = TcpHeader(
             self._theirs[1],
@@ -195,7 +200,9 @@ class FarSide:
                 echo = int(named.get("ecr", self._last_timestamp))
                 options.timestamp_echo = ((self._our_clock or 0) + echo) & 0xFFFFFFFF
         if syn:
-            self._their_scale, self._their_timestamps = options.window_scale, "ts" in named
+            self.syn_at = self.number(written.first)
+            self._their_scale = None if options.window_scale is None else min(options.window_scale, 14)  # RFC 7323 2.3
+            self._their_timestamps = "ts" in named
         return options
 
     def _block(self, written: str) -> tuple[int, int]:

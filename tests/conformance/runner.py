@@ -78,7 +78,7 @@ class Runner:
                 self._stack.receive_packets(packets, START + self._now)
             else:
                 self._do(what)
-        except ScriptError as error:
+        except ValueError as error:
             raise ScriptError(f"{self._place}: {error}") from None
         self._collect()
 
@@ -224,12 +224,15 @@ class Runner:
         self._written += taken
 
     def _do_read(self, length: str, *runs: str) -> None:
-        """`runs` are letters with their number, as x500, where segments had a `fill`."""
+        """`as x500 y20` behind the largest length: letters and their numbers, where segments had a `fill`."""
         data = self._connection.receive(int(length), START + self._now)
+        if runs:
+            got = [f"{letter}{len(list(group))}" for letter, group in groupby(data.decode("latin-1"))]
+            self._compare("read", " ".join(runs), " ".join(["as", *got]))
+            return
         self._compare("bytes read", length, str(len(data)))
-        got = [f"{letter}{len(list(group))}" for letter, group in groupby(data.decode("latin-1"))] if runs else []
-        if got != list(runs) or (not runs and data != text(self._read, len(data))):
-            self._fail(f"the text {' '.join(runs) or 'of the stream'}", " ".join(got) or "other text")
+        right = data == text(self._far.syn_at + self._read, len(data))
+        self._compare("text", "of the stream", "of the stream" if right else "another")
         self._read += len(data)
 
     def _do_eof(self) -> None:

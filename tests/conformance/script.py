@@ -34,6 +34,8 @@ ROADS = {  # to the states of RFC 9293 3.3.2, by the shortest way
     "SYN-RECEIVED": _SYN_RECEIVED,
     "SYN-RECEIVED/active": [*_OPEN, "< S 0 win 65535 <$syn>", "> S. 0 ack 1"],
     "ESTABLISHED": _ESTABLISHED,
+    # behind the first segments of a connection, which are acknowledged at once; RCV.NXT is 9
+    "ESTABLISHED/later": [*_ESTABLISHED, *["< P. rcv:+1", "> . 1 ack rcv+1"] * 8, "read 8"],
     "ESTABLISHED/passive": [*_SYN_RECEIVED, "+$rtt < . 1 ack 1", "accept"],
     "FIN-WAIT-1": _FIN_WAIT_1,
     "FIN-WAIT-2": _FIN_WAIT_2,
@@ -139,11 +141,15 @@ class _Block:
 
     def _filled(self, values: dict[str, str]) -> Iterator[tuple[int, str]]:
         for number, line in self.lines:
-            missing = [name for name in _VARIABLE.findall(line) if name not in values]
-            if missing:
-                raise ScriptError(f"{self.source}:{number}: no column {missing[0]!r}")
-            for part in self._parts(_VARIABLE.sub(lambda match: values[match[1]], line), number):
-                yield number, _VARIABLE.sub(lambda match: values[match[1]], part)
+            for part in self._parts(self._replaced(line, values, number), number):
+                yield number, self._replaced(part, values, number)
+
+    def _replaced(self, text: str, values: dict[str, str], number: int) -> str:
+        while match := _VARIABLE.search(text):
+            if match[1] not in values:
+                raise ScriptError(f"{self.source}:{number}: no column {match[1]!r}")
+            text = text[: match.start()] + values[match[1]] + text[match.end() :]
+        return text
 
     def _parts(self, line: str, number: int) -> list[str]:
         """A line, or more between semicolons; an empty cell leaves its line out; `reach` stands for a whole road."""
