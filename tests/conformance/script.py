@@ -16,7 +16,7 @@ DEFAULTS = {  # of the settings; a case may use them as $variables
     "isn": "5000",  # the far side's initial sequence number
     "capacity": "131072",  # of our receive buffer, bytes
 }
-KEYS = {"title", "rfc", "after", "waits", "congestion", *DEFAULTS}
+KEYS = {"title", "rfc", "after", "waits", "congestion", "ecn", *DEFAULTS}
 FLAGS = {"S": 0x02, "F": 0x01, "R": 0x04, "P": 0x08, "U": 0x20, "E": 0x40, "W": 0x80, ".": 0x10}
 ECN = ["not-ect", "ect1", "ect0", "ce"]  # RFC 3168 5: by the two bits of the IP header
 OPTIONS = {"mss", "wscale", "sackOK", "sack", "ts", "ecr", "nots", "raw"}
