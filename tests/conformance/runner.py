@@ -67,12 +67,12 @@ class Runner:
         time, within, what = self._split(line)
         if time:
             self._advance((self._now if time.startswith("+") else 0.0) + float(time.strip("+")))
-        if what.startswith("> "):
-            self._expect(what[2:], within)
-            return
-        self._expect_nothing()
-        self._history.append(f"{self._now:8.3f} {what}")
         try:
+            if what.startswith("> "):
+                self._expect(what[2:], within)
+                return
+            self._expect_nothing()
+            self._history.append(f"{self._now:8.3f} {what}")
             if what.startswith("< "):
                 pieces = Segment.parse(what[2:]).pieces()
                 packets = [self._far.segment(piece, self._now) for piece in pieces]
@@ -251,10 +251,6 @@ class Runner:
     def _do_abort(self) -> None:
         self._connection.abort(START + self._now)
 
-    def _do_unlisten(self) -> None:
-        assert self._listener is not None
-        self._listener.close(START + self._now)
-
     def _do_nagle(self) -> None:
         self._connection.sender.nagle = True
 
@@ -300,7 +296,7 @@ class Runner:
             case "readable" | "writable":
                 return "yes" if getattr(connection, what) else "no"
             case "timer":
-                return "none" if timer is None else f"{timer - START - self._now:.3f}"
+                return "none" if timer is None else "running"
         raise ScriptError(f"nothing is known of {what!r}")
 
 

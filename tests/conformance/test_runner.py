@@ -8,6 +8,9 @@ from tests.conformance.runner import Mismatch, Runner
 from tests.conformance.script import ScriptError, Segment, parse
 
 HEAD = "title: t\nrfc: 0\ncase: c\n"
+OPEN = "reach ESTABLISHED\n"
+WROTE = OPEN + "write 10\n"
+GOT = "got:          0.100 > P. 1:11"
 
 
 def run(lines: str) -> None:
@@ -17,7 +20,8 @@ def run(lines: str) -> None:
 
 def test_a_right_script_passes() -> None:
     run(
-        "reach ESTABLISHED\nwrite 1500\n> . 1:1001 ack 1 win 131072 <ts 100,ecr 100>\n> P. 1001:1501\nexpect timer 0.300"
+        WROTE
+        + "> P. 1:11 ack 1 win 131072 <ts 100,ecr 100>\nwrite 1500\n> . 11:1011\n> P. 1011:1511\nexpect timer running"
     )
 
 
@@ -39,7 +43,7 @@ def test_a_right_script_passes() -> None:
 )
 def test_a_field_that_differs_is_named(line: str, got: str, differs: str) -> None:
     with pytest.raises(Mismatch) as caught:
-        run(f"reach ESTABLISHED\nwrite 10\n{line}")
+        run(WROTE + line)
     report = str(caught.value)
     assert report.startswith(f"x.tcp:6: {line}  (case c)")
     assert f"expected:     0.100 {line}\n" in report
@@ -51,26 +55,26 @@ def test_a_field_that_differs_is_named(line: str, got: str, differs: str) -> Non
 @pytest.mark.parametrize(
     "lines, report",
     [
-        ("reach ESTABLISHED\n> . 1", "x.tcp:5: > . 1  (case c)\nexpected:     0.100 > . 1\ngot:       nothing"),
-        ("reach ESTABLISHED\nwrite 10\n> nothing", "x.tcp:6: > nothing  (case c)\nexpected:  nothing\ngot:          0.100 > P. 1:11"),
-        ("reach ESTABLISHED\nwrite 10\nread 0", "x.tcp:6: read 0  (case c)\nexpected:  nothing\ngot:          0.100 > P. 1:11"),
-        ("reach ESTABLISHED\nwrite 10", "x.tcp:5: the end  (case c)\nexpected:  nothing\ngot:          0.100 > P. 1:11"),
-        ("reach ESTABLISHED\nwrite 10\n> . 1:11\n+0.2 > . 1:11", "expected:     0.300 > . 1:11\ngot:       nothing"),
-        ("reach ESTABLISHED\nwrite 10\n> . 1:11\n+0.4 > . 1:11", "got:          0.400 > P. 1:11"),
-        ("reach ESTABLISHED\nwrite 10\n> . 1:11\n1.0 < . 1", "x.tcp:7: 1.0 < . 1  (case c)\nexpected:  nothing"),
-        ("reach ESTABLISHED\nwrite 10\n> . 1:11\nwithin 0.2 > . 1:11", "got:       nothing"),
-        ("reach ESTABLISHED\nexpect state CLOSED", "expected:  state CLOSED\ngot:       state ESTABLISHED"),
-        ("reach ESTABLISHED\nexpect timer 1", "expected:  timer 1\ngot:       timer none"),
-        ("reach ESTABLISHED\ntimeout", "expected:  a timer"),
-        ("reach ESTABLISHED\nerror ConnectionReset", "expected:  error ConnectionReset\ngot:       error none"),
-        ("reach ESTABLISHED\nwrite 1 raises ConnectionReset", "expected:  raises ConnectionReset\ngot:       raises none"),
+        (OPEN + "> . 1", "x.tcp:5: > . 1  (case c)\nexpected:     0.100 > . 1\ngot:       nothing"),
+        (WROTE + "> nothing", "x.tcp:6: > nothing  (case c)\nexpected:  nothing\n" + GOT),
+        (WROTE + "read 0", "x.tcp:6: read 0  (case c)\nexpected:  nothing\n" + GOT),
+        (WROTE, "x.tcp:5: the end  (case c)\nexpected:  nothing\n" + GOT),
+        (WROTE + "> . 1:11\n+0.2 > . 1:11", "expected:     0.300 > . 1:11\ngot:       nothing"),
+        (WROTE + "> . 1:11\n+0.4 > . 1:11", "got:          0.400 > P. 1:11"),
+        (WROTE + "> . 1:11\n1.0 < . 1", "x.tcp:7: 1.0 < . 1  (case c)\nexpected:  nothing"),
+        (WROTE + "> . 1:11\nwithin 0.2 > . 1:11", "got:       nothing"),
+        (OPEN + "expect state CLOSED", "expected:  state CLOSED\ngot:       state ESTABLISHED"),
+        (OPEN + "expect timer running", "expected:  timer running\ngot:       timer none"),
+        (OPEN + "timeout", "expected:  a timer"),
+        (OPEN + "error ConnectionReset", "expected:  error ConnectionReset\ngot:       error none"),
+        (OPEN + "write 1 raises ConnectionReset", "expected:  raises ConnectionReset\ngot:       raises none"),
         ("reach FIN-WAIT-2\nwrite 1", "expected:  raises none\ngot:       raises ConnectionReset"),
-        ("reach ESTABLISHED\nread 5", "expected:  bytes read 5\ngot:       bytes read 0"),
-        ("reach ESTABLISHED\n< P. 1:6 fill z\n> . 1 ack 6\nread 5", "expected:  text of the stream\ngot:       text another"),
-        ("reach ESTABLISHED\n< P. 1:6 fill z\n> . 1 ack 6\nread 9 as y5", "expected:  read as y5\ngot:       read as z5"),
-        ("reach ESTABLISHED\neof", "expected:  end of the stream True"),
+        (OPEN + "read 5", "expected:  bytes read 5\ngot:       bytes read 0"),
+        (OPEN + "< P. 1:6 fill z\n> . 1\nread 5", "expected:  text of the stream\ngot:       text another"),
+        (OPEN + "< P. 1:6 fill z\n> . 1\nread 9 as y5", "expected:  read as y5\ngot:       read as z5"),
+        (OPEN + "eof", "expected:  end of the stream True"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_expectation_is_told_beside_what_happened(lines: str, report: str) -> None:
     with pytest.raises(Mismatch) as caught:
         run(lines)
@@ -78,7 +82,7 @@ def test_a_wrong_expectation_is_told_beside_what_happened(lines: str, report: st
 
 
 def test_text_of_ours_is_checked() -> None:
-    case = parse(HEAD + "reach ESTABLISHED\nwrite 10\n> . 1:11", "x.tcp")[0]
+    case = parse(HEAD + OPEN + "write 10\n> . 1:11", "x.tcp")[0]
     runner = Runner(case)
     runner._written = 2  # as if another stream had been written
     with pytest.raises(Mismatch, match="differs in: text"):
@@ -99,20 +103,20 @@ def test_text_of_ours_is_checked() -> None:
         (HEAD + "| a |\n| 1 |\n< R $b", "x.tcp:6: no column 'b'"),
         (HEAD + "reach NOWHERE", "x.tcp:4: no way to 'NOWHERE'"),
         (HEAD + "reach LISTEN\nfly", "x.tcp:5: fly  (case c): nobody knows how to 'fly'"),
-        (HEAD + "reach ESTABLISHED\nwrite", "x.tcp:5: write  (case c): 'write' does not go with []"),
-        (HEAD + "reach ESTABLISHED\nwrite much", "x.tcp:5: write much  (case c): invalid literal"),
-        (HEAD + "reach ESTABLISHED\n< X 1", "x.tcp:5: < X 1  (case c): 'X 1' is no segment"),
-        (HEAD + "reach ESTABLISHED\n< S. 1 win 5 ack 1", "'S. 1 win 5 ack 1' is no segment"),
-        (HEAD + "reach ESTABLISHED\n< .. 1", "'.. 1' repeats a flag"),
-        (HEAD + "reach ESTABLISHED\n< . rcv:9", "behind a mark stands a length"),
-        (HEAD + "reach ESTABLISHED\n< . here", "'here' is no sequence number"),
-        (HEAD + "reach ESTABLISHED\n< . 1 <speed 9>", "no option 'speed'"),
-        (HEAD + "reach ESTABLISHED\n< . 1 win 70000", "a window of 70000 does not fit"),
-        (HEAD + "reach ESTABLISHED\nexpect luck 1", "nothing is known of 'luck'"),
+        (HEAD + OPEN + "write", "x.tcp:5: write  (case c): 'write' does not go with []"),
+        (HEAD + OPEN + "write much", "x.tcp:5: write much  (case c): invalid literal"),
+        (HEAD + OPEN + "< X 1", "x.tcp:5: < X 1  (case c): 'X 1' is no segment"),
+        (HEAD + OPEN + "< S. 1 win 5 ack 1", "'S. 1 win 5 ack 1' is no segment"),
+        (HEAD + OPEN + "< .. 1", "'.. 1' repeats a flag"),
+        (HEAD + OPEN + "< . rcv:9", "behind a mark stands a length"),
+        (HEAD + OPEN + "< . here", "'here' is no sequence number"),
+        (HEAD + OPEN + "< . 1 <speed 9>", "no option 'speed'"),
+        (HEAD + OPEN + "< . 1 win 70000", "a window of 70000 does not fit"),
+        (HEAD + OPEN + "expect luck 1", "nothing is known of 'luck'"),
         (HEAD + "read 1", "there is no connection yet"),
         (HEAD + "2.5 5", "'2.5 5' is no line of a script"),
     ],
-)  # fmt: skip
+)
 def test_a_script_that_makes_no_sense_is_refused(script: str, error: str) -> None:
     with pytest.raises(ScriptError) as caught:
         for case in parse(script, "x.tcp"):
