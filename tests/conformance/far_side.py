@@ -155,6 +155,38 @@ class FarSide:
             found["ecr"] = str(_signed(options.timestamp_echo - THEIR_CLOCK) if options.timestamp_echo else 0)
         return found
 
+    def differences(self, written: Segment, sent: Sent, *, ecn: bool) -> list[str]:
+        """The names of the fields that were written and are not so; `ecn`: ECE and CWR count."""
+        first = self.number(written.first)
+        uncounted = ("" if "P" in written.flags else "P") + ("" if ecn else "EW")
+        flags = sent.fields["flags"].translate(dict.fromkeys(map(ord, uncounted)))
+        want = {"flags": written.flags, "seq": f"{first}:{first + written.length}" if written.length else str(first)}
+        if written.ack is not None:
+            want["ack"] = str(self.number(written.ack))
+        want |= {key: value for key, value in (("win", written.win), ("urg", written.urg)) if value is not None}
+        if written.ecn is not None:
+            want["ecn"] = written.ecn
+        got = sent.fields | {"flags": flags}
+        wrong = [name for name, value in want.items() if got.get(name) != value]
+        if sent.payload != text(first, written.length) and "seq" not in wrong:
+            wrong.append("text")
+        return wrong + self._different_options(written, sent)
+
+    def _different_options(self, written: Segment, sent: Sent) -> list[str]:
+        """A list of options is the whole list, except that timestamps go without saying where they were agreed on."""
+        want, got = dict(written.options or {}), dict(sent.options)
+        implied = self.timestamps and "S" not in written.flags and "R" not in written.flags
+        if implied and "nots" not in want:
+            want.setdefault("ts", "")
+            want.setdefault("ecr", "")
+        elif "ts" in want:
+            want.setdefault("ecr", "")
+        want.pop("nots", None)
+        wrong = [name for name, value in want.items() if name not in got or not _agree(name, value, got[name])]
+        if written.options is not None:
+            wrong += [name for name in got if name not in want]
+        return wrong
+
     # -- to us
 
     def segment(self, written: Segment, at: float) -> bytes:
@@ -226,6 +258,12 @@ class FarSide:
         if self.version == 4:
             return Ipv4Header(source, destination, protocol, 20 + len(body), traffic_class=ecn).serialize() + body
         return Ipv6Header(source, destination, protocol, len(body), traffic_class=ecn).serialize() + body
+
+
+def _agree(name: str, written: str, got: str) -> bool:
+    if name == "ts" and written:
+        return abs(int(written) - int(got)) <= 1
+    return written in ("", got)
 
 
 def text(first: int, length: int) -> bytes:

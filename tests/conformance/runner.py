@@ -9,9 +9,11 @@ from itertools import groupby
 from typing import Any
 
 from httpx_wireguard._errors import WireGuardError
+from httpx_wireguard._interface import _apply
 from httpx_wireguard._netstack.listener import TcpListener
 from httpx_wireguard._netstack.stack import Stack
 from httpx_wireguard._netstack.tcp import TcpConnection
+from httpx_wireguard._streams import TcpOptions
 from tests.conformance.far_side import ADDRESSES, PORT, FarSide, Sent, text
 from tests.conformance.script import Case, ScriptError, Segment
 from tests.simnet import SeededEntropy
@@ -143,7 +145,7 @@ class Runner:
                 if not self._sent:
                     self._fail(f"{self._now:8.3f} > {written}", "nothing")
                 sent = self._sent.popleft()
-                wrong = self._differences(piece, sent)
+                wrong = self._far.differences(piece, sent, ecn="ecn" in self._case.settings)
                 if within is None and abs(sent.at - self._now) > TOLERANCE:
                     wrong.append("time")
                 if wrong:
@@ -157,38 +159,6 @@ class Runner:
     def _expect_nothing(self) -> None:
         if self._sent:
             self._fail("nothing", "\n           ".join(f"{sent.at:8.3f} > {sent}" for sent in self._sent))
-
-    def _differences(self, written: Segment, sent: Sent) -> list[str]:
-        """The names of the fields that were written and are not so."""
-        first = self._far.number(written.first)
-        uncounted = ("" if "P" in written.flags else "P") + ("" if "ecn" in self._case.settings else "EW")
-        flags = sent.fields["flags"].translate(dict.fromkeys(map(ord, uncounted)))
-        want = {"flags": written.flags, "seq": f"{first}:{first + written.length}" if written.length else str(first)}
-        if written.ack is not None:
-            want["ack"] = str(self._far.number(written.ack))
-        want |= {key: value for key, value in (("win", written.win), ("urg", written.urg)) if value is not None}
-        if written.ecn is not None:
-            want["ecn"] = written.ecn
-        got = sent.fields | {"flags": flags}
-        wrong = [name for name, value in want.items() if got.get(name) != value]
-        if sent.payload != text(first, written.length) and "seq" not in wrong:
-            wrong.append("text")
-        return wrong + self._different_options(written, sent)
-
-    def _different_options(self, written: Segment, sent: Sent) -> list[str]:
-        """A list of options is the whole list, except that timestamps go without saying where they were agreed on."""
-        want, got = dict(written.options or {}), dict(sent.options)
-        implied = self._far.timestamps and "S" not in written.flags and "R" not in written.flags
-        if implied and "nots" not in want:
-            want.setdefault("ts", "")
-            want.setdefault("ecr", "")
-        elif "ts" in want:
-            want.setdefault("ecr", "")
-        want.pop("nots", None)
-        wrong = [name for name, value in want.items() if name not in got or not _agree(name, value, got[name])]
-        if written.options is not None:
-            wrong += [name for name in got if name not in want]
-        return wrong
 
     # -- failing
 
@@ -254,10 +224,12 @@ class Runner:
         self._connection.abort(START + self._now)
 
     def _do_nagle(self) -> None:
-        self._connection.sender.nagle = True
+        _apply(TcpOptions(no_delay=False), self._connection, START + self._now)
 
-    def _do_keepalive(self, idle: str, interval: str, count: str) -> None:
-        self._connection.set_keepalive(float(idle), float(interval), int(count), START + self._now)
+    def _do_keepalive(self, idle: str = "", interval: str = "", count: str = "") -> None:
+        """Without numbers the package's own."""
+        numbers = [int(number) if number else None for number in (idle, interval, count)]
+        _apply(TcpOptions(True, True, *numbers), self._connection, START + self._now)
 
     def _do_isn(self, number: str) -> None:
         """The far side was restarted: its next SYN has this initial sequence number."""
@@ -300,9 +272,3 @@ class Runner:
             case "timer":
                 return "none" if timer is None else "running"
         raise ScriptError(f"nothing is known of {what!r}")
-
-
-def _agree(name: str, written: str, got: str) -> bool:
-    if name == "ts" and written:
-        return abs(int(written) - int(got)) <= 1
-    return written in ("", got)
