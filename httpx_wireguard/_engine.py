@@ -21,14 +21,18 @@ from httpx_wireguard._errors import (
     renewed,
 )
 from httpx_wireguard._netstack.addresses import IpAddress, pack
+from httpx_wireguard._netstack.congestion import CONTROLS, DEFAULT_CONTROL
 from httpx_wireguard._netstack.listener import TcpListener
 from httpx_wireguard._netstack.ping import PingSocket
 from httpx_wireguard._netstack.stack import Socket, Stack
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._netstack.udp import UdpSocket
+from httpx_wireguard._wire.ecn import NOT_ECT
 from httpx_wireguard._wireguard.device import DatagramRun, Device
 from httpx_wireguard._wireguard.entropy import Entropy
 from httpx_wireguard._wireguard.peer import Peer
+
+__all__ = ["CONTROLS", "DEFAULT_CONTROL", "Engine", "readable_endpoint"]
 
 SOCKET_CAPACITY = 1 << 17  # bytes; what a UDP socket with Linux' default buffer holds of full-size datagrams
 
@@ -38,27 +42,38 @@ _log = logging.getLogger("httpx_wireguard.engine")
 class Engine:
     """One WireGuard interface and the host behind it."""
 
-    def __init__(self, config: Config, entropy: Entropy, *, socket_capacity: int = SOCKET_CAPACITY) -> None:
+    def __init__(
+        self,
+        config: Config,
+        entropy: Entropy,
+        *,
+        socket_capacity: int = SOCKET_CAPACITY,
+        congestion_control: str = DEFAULT_CONTROL,
+    ) -> None:
         """
         Args:
             config: a valid configuration; endpoints are set on `device.peers` once they are resolved.
             entropy: randomness and the wall clock.
             socket_capacity: bytes that the UDP socket holds while its driver is busy; bounds the TCP windows.
+            congestion_control: a name in `CONTROLS`, for new TCP connections.
         """
         self.config = config
         self.device = Device(config, entropy)
         addresses = [interface.ip.packed for interface in config.address]
-        self.stack = Stack(addresses, config.mtu, entropy, socket_capacity)
+        self.stack = Stack(addresses, config.mtu, entropy, socket_capacity, congestion_control)
         self.closed_by: WireGuardError | None = None  # why every call fails now
 
     # -- datagrams and time
 
-    def receive_datagrams(self, data: memoryview, segment_size: int, source: tuple[Any, ...], now: float) -> None:
+    def receive_datagrams(
+        self, data: memoryview, segment_size: int, source: tuple[Any, ...], now: float, *, ecn: int = NOT_ECT
+    ) -> None:
         """One read of the UDP socket: datagrams of `segment_size` bytes each, the last may be shorter.
 
-        Never raises on what the network sent; drops are counted by reason.
+        All of them came with the codepoint `ecn` (RFC 3168 section 5). Never raises on what the network sent; drops
+        are counted by reason.
         """
-        packets = self.device.receive_datagrams(data, segment_size, source, now)
+        packets = self.device.receive_datagrams(data, segment_size, source, now, ecn=ecn)
         if packets:
             self.stack.receive_packets(packets, now)
 

@@ -20,7 +20,7 @@ from httpx_wireguard._drivers import endpoints
 from httpx_wireguard._drivers.base import BaseDriver
 from httpx_wireguard._drivers.entropy import SystemEntropy
 from httpx_wireguard._drivers.udp import UdpSockets
-from httpx_wireguard._engine import Engine, readable_endpoint
+from httpx_wireguard._engine import CONTROLS, DEFAULT_CONTROL, Engine, readable_endpoint
 from httpx_wireguard._errors import EndpointError, NoRoute, OperationTimeout, WireGuardError
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._netstack.udp import UdpSocket
@@ -80,6 +80,7 @@ class TunnelOptions:
     udp_host: str | None = None
     udp_offload: bool = True
     system_dns: bool = False
+    congestion_control: str = DEFAULT_CONTROL
 
 
 class Interface:
@@ -95,7 +96,12 @@ class Interface:
         sockets = UdpSockets(options.udp_host, config.listen_port, offload=options.udp_offload)
         try:
             capacity = endpoints.open_sockets(sockets, self._endpoints)
-            self.engine = Engine(config, SystemEntropy(), socket_capacity=capacity)
+            self.engine = Engine(
+                config,
+                SystemEntropy(),
+                socket_capacity=capacity,
+                congestion_control=options.congestion_control,
+            )
             self.driver = make_driver(self.engine, sockets, self._look_again)
             self.driver.start()
         except BaseException:
@@ -310,6 +316,10 @@ def _in_thread(body: Callable[..., None], *arguments: Any) -> None:
 
 def _apply(options: TcpOptions, connection: TcpConnection, now: float) -> None:
     connection.sender.nagle = not options.no_delay
+    if options.congestion_control is not None:
+        connection.sender.make_control = CONTROLS[options.congestion_control]
+    if options.user_timeout:
+        connection.user_timeout = options.user_timeout / 1000
     if options.keepalive:
         # RFC 9293 MUST-28 and Linux' defaults: two hours, 75 s, nine probes
         idle, interval = options.keepalive_idle or 7200, options.keepalive_interval or 75

@@ -18,7 +18,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from httpx_wireguard._errors import ConnectionReset, OperationTimeout, TunnelClosed, WireGuardError, renewed
+from httpx_wireguard._engine import CONTROLS
+from httpx_wireguard._errors import (
+    ConfigError,
+    ConnectionReset,
+    OperationTimeout,
+    TunnelClosed,
+    WireGuardError,
+    renewed,
+)
 from httpx_wireguard._tls import Buffer, SupportsWrapBio, TlsSession
 from httpx_wireguard._waiting import AT_ONCE, Driver, Mutex, run
 
@@ -79,6 +87,7 @@ class TcpOptions:
 
     Attributes:
         keepalive_idle, keepalive_interval: seconds.
+        user_timeout: milliseconds that data may stay unacknowledged; 0, as None, leaves it to retransmissions.
     """
 
     no_delay: bool = True
@@ -86,15 +95,24 @@ class TcpOptions:
     keepalive_idle: int | None = None
     keepalive_interval: int | None = None
     keepalive_count: int | None = None
+    congestion_control: str | None = None
+    user_timeout: int | None = None
 
     @classmethod
     def from_socket_options(cls, options: Iterable[Sequence[Any]] | None) -> Self:
-        """Read `(level, option, value)` triples as `socket.setsockopt` takes them; unknown ones are logged."""
+        """Read `(level, option, value)` triples as `socket.setsockopt` takes them; unknown ones are logged.
+
+        Raises:
+            ConfigError: TCP_CONGESTION names a congestion control that there is not.
+        """
         fields: dict[str, Any] = {}
         for option in options or ():
             field = _OPTION_FIELDS.get(tuple(option[:2]))
             if field is None or len(option) != 3:
                 logger.debug("socket option %r has no meaning inside a tunnel; ignored", tuple(option))
+                continue
+            if field == "congestion_control":
+                fields[field] = check_congestion_control(bytes(option[2]).rstrip(b"\0").decode("ascii", "replace"))
                 continue
             value = option[2] if isinstance(option[2], int) else int.from_bytes(option[2], sys.byteorder)
             fields[field] = bool(value) if field in ("no_delay", "keepalive") else value
@@ -109,12 +127,23 @@ def _option_fields() -> Iterator[tuple[tuple[Any, ...], str]]:
         ("TCP_KEEPALIVE", "keepalive_idle"),  # macOS's name for it
         ("TCP_KEEPINTVL", "keepalive_interval"),
         ("TCP_KEEPCNT", "keepalive_count"),
+        ("TCP_CONGESTION", "congestion_control"),
+        ("TCP_USER_TIMEOUT", "user_timeout"),
     ):
         if hasattr(socket, name):
             yield (socket.IPPROTO_TCP, getattr(socket, name)), field
 
 
 _OPTION_FIELDS = dict(_option_fields())
+
+
+def check_congestion_control(name: str) -> str:
+    """Raises:
+    ConfigError: there is none of that name.
+    """
+    if name not in CONTROLS:
+        raise ConfigError(f"there is no congestion control {name!r}; choose one of {', '.join(sorted(CONTROLS))}")
+    return name
 
 
 def address_text(address: str, port: int) -> str:

@@ -25,10 +25,11 @@ from httpx_wireguard._bridge import (
 from httpx_wireguard._config import Config
 from httpx_wireguard._drivers.loops import LoopDriver, LoopWaits, running_library
 from httpx_wireguard._drivers.sync import SyncDriver
+from httpx_wireguard._engine import DEFAULT_CONTROL
 from httpx_wireguard._errors import TunnelClosed, WireGuardError, renewed
 from httpx_wireguard._interface import DriverFactory, Interface, PeerStats, TunnelOptions, TunnelStats
 from httpx_wireguard._sockets import AsyncListener, AsyncUdpEndpoint, Listener, UdpEndpoint
-from httpx_wireguard._streams import AsyncTcpStream, SyncStream
+from httpx_wireguard._streams import AsyncTcpStream, SyncStream, check_congestion_control
 from httpx_wireguard._waiting import Driver, run
 
 __all__ = ["AsyncTunnel", "PeerStats", "Tunnel", "TunnelStats"]
@@ -46,13 +47,15 @@ class _Lifecycle:
         dns: Sequence[str] | Literal["system"] | None,
         udp_host: str | None,
         udp_offload: bool,
+        congestion_control: str,
     ) -> None:
         self._interface: Interface | None = None
         self._closed: WireGuardError | None = None
         self.config = conf if isinstance(conf, Config) else Config.from_file(conf)
         if dns is not None and dns != "system":
             self.config = replace(self.config, dns=dns)  # type: ignore[arg-type]  # Config takes text too
-        self._options = TunnelOptions(udp_host, udp_offload, system_dns=dns == "system")
+        check_congestion_control(congestion_control)
+        self._options = TunnelOptions(udp_host, udp_offload, dns == "system", congestion_control)
         self._start_lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -113,6 +116,7 @@ class Tunnel(_Lifecycle):
         dns: Sequence[str] | Literal["system"] | None = None,
         udp_host: str | None = None,
         udp_offload: bool = True,
+        congestion_control: str = DEFAULT_CONTROL,
     ) -> None:
         """
         Args:
@@ -121,11 +125,13 @@ class Tunnel(_Lifecycle):
                 by this host's own resolver, outside the tunnel.
             udp_host: this host's address to send from and listen on; None leaves the choice to the system.
             udp_offload: coalesce and split datagrams in the kernel where it can (Linux).
+            congestion_control: of what we send by TCP: "cubic", "bbr" or "reno". TCP_CONGESTION among a connection's
+                `socket_options` goes before it.
 
         Raises:
             ConfigError: the configuration cannot work.
         """
-        super().__init__(conf, dns, udp_host, udp_offload)
+        super().__init__(conf, dns, udp_host, udp_offload, congestion_control)
 
     # -- life
 
@@ -183,7 +189,7 @@ class Tunnel(_Lifecycle):
         Args:
             timeout: seconds for everything: handshake, name resolution and connection.
             local_address: one of the interface's addresses; "0.0.0.0" and "::" only confine the family.
-            socket_options: TCP_NODELAY, SO_KEEPALIVE and the TCP_KEEP* options count.
+            socket_options: TCP_NODELAY, SO_KEEPALIVE, TCP_KEEP*, TCP_USER_TIMEOUT and TCP_CONGESTION count.
 
         Raises:
             OSError: every error of `httpx_wireguard` that can occur here is one; the text tells the cause.
@@ -261,11 +267,12 @@ class AsyncTunnel(_Lifecycle):
         dns: Sequence[str] | Literal["system"] | None = None,
         udp_host: str | None = None,
         udp_offload: bool = True,
+        congestion_control: str = DEFAULT_CONTROL,
     ) -> None:
         """
         Args:
             conf: path of a wg-quick file, a `Config`, or a `Tunnel` to share.
-            dns, udp_host, udp_offload: as for `Tunnel`.
+            dns, udp_host, udp_offload, congestion_control: as for `Tunnel`.
 
         Raises:
             ConfigError: the configuration cannot work.
@@ -273,11 +280,13 @@ class AsyncTunnel(_Lifecycle):
         """
         self._interface = None
         self._shared = conf if isinstance(conf, Tunnel) else None
-        if self._shared is not None and (dns is not None or udp_host is not None or not udp_offload):
+        options = (dns, udp_host, udp_offload, congestion_control)
+        if self._shared is not None and options != (None, None, True, DEFAULT_CONTROL):
             raise TypeError(
-                "dns=, udp_host= and udp_offload= belong to the Tunnel that is shared: pass them to Tunnel()"
+                "dns=, udp_host=, udp_offload= and congestion_control= belong to the Tunnel that is shared: "
+                "pass them to Tunnel()"
             )
-        super().__init__(conf.config if isinstance(conf, Tunnel) else conf, dns, udp_host, udp_offload)
+        super().__init__(conf.config if isinstance(conf, Tunnel) else conf, *options)
         self._waits: LoopWaits | None = None
         self._bridges: LoopBridges | None = None
 

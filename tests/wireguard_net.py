@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from itertools import count
 
 from httpx_wireguard._config import Config, PeerConfig
 from httpx_wireguard._wireguard.crypto import PrivateKey
 from httpx_wireguard._wireguard.device import Device, Peer, SocketAddress
-from tests.simnet import SeededEntropy
+from tests.simnet import Link, Network, SeededEntropy
 
 DELAY = 0.01  # seconds from host to host
 
@@ -44,7 +42,7 @@ def receive(device: Device, datagram: bytes, source: SocketAddress, now: float) 
     return device.receive_datagrams(memoryview(datagram), len(datagram), source, now)
 
 
-@dataclass
+@dataclass(eq=False)
 class Host:
     """A device and the address where the network delivers to it."""
 
@@ -53,11 +51,35 @@ class Host:
     address: SocketAddress
     inner: str  # its address inside the tunnel
     entropy: SeededEntropy
+    net: Net
     received: list[bytes] = field(default_factory=list)
 
     def peer(self, other: Host) -> Peer:
         key = public_key(other.name)
         return next(peer for peer in self.device.peers if peer.public_key == key)
+
+    @property
+    def addresses(self) -> list[SocketAddress]:
+        return [self.address]
+
+    def receive(self, packets: list[bytes], source: Hashable, now: float) -> None:
+        assert isinstance(source, tuple)
+        for data in packets:
+            self.received += receive(self.device, data, source, now)
+
+    def to_send(self, now: float) -> list[tuple[Hashable, list[bytes]]]:
+        out: list[tuple[Hashable, list[bytes]]] = []
+        for run in self.device.datagrams_to_send():
+            sent = [Sent(now, self.name, data) for data in split(run.buffers, run.segment_size)]
+            self.net.log += sent
+            out.append((run.endpoint, [each.data for each in sent if self.net.passes(each)]))
+        return out
+
+    def next_timeout(self) -> float | None:
+        return self.device.next_timeout()
+
+    def handle_timeout(self, now: float) -> None:
+        self.device.handle_timeout(now)
 
 
 @dataclass
@@ -73,65 +95,45 @@ class Sent:
         return self.data[0]
 
 
-class Net:
-    """Delivers datagrams after `DELAY`, each through `passes`, and runs timers when they are due."""
+class Net(Network):
+    """Delivers datagrams after `DELAY`, each that `passes`, and keeps a log of all."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
-        self.hosts: dict[SocketAddress, Host] = {}
+        super().__init__([], Link(delay=DELAY))
         self.log: list[Sent] = []
         self.passes: Callable[[Sent], bool] = lambda sent: True
-        self._flying: list[tuple[float, int, SocketAddress, SocketAddress, bytes]] = []
-        self._order = count()
 
     def add(self, name: str, inner: str, *peers: PeerConfig, seed: int, load: int = 100) -> Host:
         """Add a host; it is found at 192.0.2.<number>."""
         entropy = SeededEntropy(seed)
         config = Config(private_key=private_key(name), address=(f"{inner}/32",), peers=peers)
         address = (f"192.0.2.{len(self.hosts) + 1}", 51820)
-        host = Host(name, Device(config, entropy, load), address, inner, entropy)
-        self.hosts[address] = host
+        host = Host(name, Device(config, entropy, load), address, inner, entropy, self)
+        self.attach(host)
         return host
 
     def send(self, sender: Host, target: Host, *, length: int = 60, fill: int = 0xAB) -> bytes:
         """Send one packet inside the tunnel and return it."""
         packet = ipv4_packet(sender.inner, target.inner, length, fill)
         sender.device.send_packets(sender.peer(target), [packet], self.now)
-        self._collect()
+        self.collect()
         return packet
 
     def initiate(self, sender: Host, target: Host) -> None:
         sender.device.initiate(sender.peer(target), self.now)
-        self._collect()
+        self.collect()
 
     def inject(self, datagram: bytes, source: SocketAddress, target: Host) -> list[bytes]:
         """Deliver a datagram at once, whoever sent it."""
         packets = receive(target.device, datagram, source, self.now)
         target.received += packets
-        self._collect()
+        self.collect()
         return packets
 
     def move(self, host: Host, address: SocketAddress) -> None:
         """Give a host a new outer address, as a NAT or another network does."""
-        del self.hosts[host.address]
         host.address = address
-        self.hosts[address] = host
-
-    def advance(self, seconds: float) -> None:
-        """Let virtual time pass."""
-        end = self.now + seconds
-        while True:
-            self._collect()
-            due = self._next_event()
-            if due > end:
-                break
-            self.now = max(self.now, due)
-            self._deliver()
-            for host in self.hosts.values():
-                timeout = host.device.next_timeout()
-                if timeout is not None and timeout <= self.now:
-                    host.device.handle_timeout(self.now)
-        self.now = end
+        self.rebind(self.hosts.index(host), address)
 
     def sent(self, kind: int, sender: Host | None = None) -> list[Sent]:
         return [s for s in self.log if s.kind == kind and (sender is None or s.sender == sender.name)]
@@ -139,28 +141,6 @@ class Net:
     def times(self, kind: int, sender: Host) -> list[float]:
         """When `sender` sent messages of `kind`, in seconds since the network began."""
         return [s.time - 1000.0 for s in self.sent(kind, sender)]
-
-    def _next_event(self) -> float:
-        timeouts = [at for host in self.hosts.values() if (at := host.device.next_timeout()) is not None]
-        arrivals = [self._flying[0][0]] if self._flying else []
-        return min(timeouts + arrivals, default=float("inf"))
-
-    def _collect(self) -> None:
-        for host in self.hosts.values():
-            for run in host.device.datagrams_to_send():
-                for data in split(run.buffers, run.segment_size):
-                    sent = Sent(self.now, host.name, data)
-                    self.log.append(sent)
-                    if self.passes(sent):
-                        flight = (self.now + DELAY, next(self._order), host.address, run.endpoint, data)
-                        heapq.heappush(self._flying, flight)
-
-    def _deliver(self) -> None:
-        while self._flying and self._flying[0][0] <= self.now:
-            _, _, source, target, data = heapq.heappop(self._flying)
-            host = self.hosts.get(target)
-            if host is not None:
-                host.received += receive(host.device, data, source, self.now)
 
 
 def two_hosts(

@@ -14,6 +14,7 @@ from httpx_wireguard._drivers.udp import UdpSockets
 from httpx_wireguard._engine import Engine
 from httpx_wireguard._errors import WireGuardError, renewed
 from httpx_wireguard._wireguard.peer import Peer
+from httpx_wireguard._wireguard.runs import DatagramRun
 
 READS_PER_STEP = 8  # coalesced reads before timers and sends get their turn
 EXIT_PATIENCE = 1.0  # seconds that the interpreter's exit waits for a thread that is at work
@@ -198,7 +199,8 @@ class BaseDriver(ABC):
             batch = one.receive()
             if batch is not None:
                 found = True
-                self.engine.receive_datagrams(*batch, now)
+                data, segment_size, source, ecn = batch
+                self.engine.receive_datagrams(data, segment_size, source, now, ecn=ecn)
             for endpoint, error in one.take_errors():
                 self.engine.on_send_error(endpoint, error)
         if not found:
@@ -213,20 +215,20 @@ class BaseDriver(ABC):
 
     def _send_due(self) -> None:
         while runs := self.engine.datagrams_to_send(time.monotonic()):
-            for endpoint, segment_size, buffers in runs:
-                self._send(endpoint, segment_size, buffers)
+            for run in runs:
+                self._send(run)
 
-    def _send(self, endpoint: tuple[Any, ...], segment_size: int, buffers: list[bytes]) -> None:
-        targets = [endpoint]
-        if endpoint in self._racing:
-            peer, handshake_before, others = self._racing[endpoint]
+    def _send(self, run: DatagramRun) -> None:
+        targets = [run.endpoint]
+        if run.endpoint in self._racing:
+            peer, handshake_before, others = self._racing[run.endpoint]
             if peer.last_handshake == handshake_before:
                 targets += others
             else:
-                del self._racing[endpoint]
+                del self._racing[run.endpoint]
         for target in targets:
             try:
-                self.sockets.for_endpoint(target).send(buffers, segment_size, target)
+                self.sockets.for_endpoint(target).send(run.buffers, run.segment_size, target, run.ecn)
             except OSError as error:
                 self.engine.on_send_error(target, error)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from httpx_wireguard._errors import EndpointError
+from httpx_wireguard._wire.ecn import CE, NOT_ECT
 
 BUFFER_SIZE = 1 << 22  # bytes asked of the kernel for each direction; it gives what it allows
 READ_SIZE = 65536  # bytes; the largest coalesced read
@@ -33,10 +34,15 @@ _MSG_ERRQUEUE = 0x2000
 _ERROR_NUMBER = struct.Struct("=I")  # ee_errno of struct sock_extended_err, linux/errqueue.h
 _SEGMENT = struct.Struct("=H")
 _COALESCED = struct.Struct("=i")
-_ANCILLARY_SIZE = 64  # bytes; one UDP_GRO message, with room
+_ANCILLARY_SIZE = 64  # bytes; one UDP_GRO message and one with the traffic class, with room
 _LINUX = sys.platform == "linux"
+_TRAFFIC_CLASS = {  # level, option that sets the byte with the ECN field, option that has it told
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS, getattr(socket, "IP_RECVTOS", None)),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, getattr(socket, "IPV6_TCLASS", 0), getattr(socket, "IPV6_RECVTCLASS", None)),
+}
 
-Batch: TypeAlias = tuple[memoryview, int, tuple[Any, ...]]  # data, size of each datagram in it, source
+# data, size of each datagram in it, source, and codepoint of the outer ECN field
+Batch: TypeAlias = tuple[memoryview, int, tuple[Any, ...], int]
 
 _log = logging.getLogger("httpx_wireguard.udp")
 
@@ -68,6 +74,8 @@ class UdpSocket:
             self._socket.close()
             raise EndpointError(f"cannot bind UDP {host or '*'} port {port}: {error}") from error
         self._grow_buffers()
+        self._ecn = NOT_ECT  # of what is sent
+        self._reads_ecn = self._ask_for_ecn()
         self.coalesces = self.segments = False
         if _LINUX:
             self._set_linux_options(offload)
@@ -85,6 +93,28 @@ class UdpSocket:
             except OSError:
                 with contextlib.suppress(OSError):
                     self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER_SIZE)
+
+    def _ask_for_ecn(self) -> bool:
+        """Have the ECN field of every datagram told; whether the system can."""
+        level, _, option = _TRAFFIC_CLASS[self.family]
+        if option is None or getattr(self._socket, "recvmsg_into", None) is None:  # Windows
+            return False
+        try:
+            self._socket.setsockopt(level, option, 1)
+        except OSError:
+            return False
+        return True
+
+    def _set_ecn(self, ecn: int) -> None:
+        """Send with that codepoint from now on.
+
+        Where the field cannot be read it is not set either: that would tell the far side that we heed its marks.
+        """
+        self._ecn = ecn
+        if self._reads_ecn:
+            level, option, _ = _TRAFFIC_CLASS[self.family]
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(level, option, ecn)  # cheaper than ancillary data: it changes rarely
 
     def _set_linux_options(self, offload: bool) -> None:
         level = socket.IPPROTO_IP if self.family == socket.AF_INET else socket.IPPROTO_IPV6
@@ -121,7 +151,8 @@ class UdpSocket:
         return port
 
     def receive(self) -> Batch | None:
-        """What waits: data, size of each datagram in it (the last may be shorter), and source; None when nothing does.
+        """What waits: data, size of each datagram in it (the last may be shorter), source, and codepoint; None when
+        nothing does.
 
         Small reads of equal datagrams are joined here, so that the engine sees batches also where the kernel does not
         coalesce. The data is valid until the next call. ICMP errors go to `take_errors`.
@@ -132,35 +163,37 @@ class UdpSocket:
         first = self._read(0)
         if first is None:
             return None
-        length, size, source = first
+        length, size, *kind = first
         while size and length < JOIN_BELOW and length % size == 0:
             more = self._read(length)
             if more is None:
                 break
-            added, added_size, added_source = more
-            if added_source != source or not (added_size == size or added == added_size <= size):
-                self._held = (memoryview(bytes(self._buffer[length : length + added])), added_size, added_source)
+            added, added_size, *added_kind = more
+            if added_kind != kind or not (added_size == size or added == added_size <= size):
+                self._held = (memoryview(bytes(self._buffer[length : length + added])), *more[1:])
                 break
             length += added
-        return self._buffer[:length], size, source
+        return self._buffer[:length], *first[1:]
 
-    def _read(self, offset: int) -> tuple[int, int, tuple[Any, ...]] | None:
-        """One read into the buffer: bytes, size of each datagram among them, source."""
+    def _read(self, offset: int) -> tuple[int, int, tuple[Any, ...], int] | None:
+        """One read into the buffer: bytes, size of each datagram among them, source, codepoint."""
         try:
-            if not self.coalesces:
+            if not (self.coalesces or self._reads_ecn):
                 length, source = self._socket.recvfrom_into(self._buffer[offset:])
-                return length, length, source
+                return length, length, source, NOT_ECT
             length, ancillary, _, source = self._socket.recvmsg_into([self._buffer[offset:]], _ANCILLARY_SIZE)
         except BlockingIOError:
             return None
         except OSError:
             self._collect_errors()
             return None
-        size = length
+        size, ecn = length, NOT_ECT
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
                 (size,) = _COALESCED.unpack_from(data)
-        return length, size, source
+            elif level == _TRAFFIC_CLASS[self.family][0]:  # one byte or one int
+                ecn = int.from_bytes(data, sys.byteorder) & CE
+        return length, size, source, ecn
 
     def take_errors(self) -> list[tuple[tuple[Any, ...], OSError]]:
         """ICMP errors that came since the last call: the endpoint of the datagram, and what is wrong with it."""
@@ -181,12 +214,14 @@ class UdpSocket:
                             self._errors.append((endpoint, OSError(number, os.strerror(number))))
         return found
 
-    def send(self, buffers: list[bytes], segment_size: int, endpoint: tuple[Any, ...]) -> None:
+    def send(self, buffers: list[bytes], segment_size: int, endpoint: tuple[Any, ...], ecn: int = NOT_ECT) -> None:
         """Send a run: datagrams of `segment_size` bytes, the last may be shorter, as consecutive buffers.
 
         Raises:
             OSError: the system refuses; some of the run may be lost, as with any UDP.
         """
+        if ecn != self._ecn:
+            self._set_ecn(ecn)
         total = sum(map(len, buffers))
         if total > segment_size and self.segments:
             option = [(socket.IPPROTO_UDP, _UDP_SEGMENT, _SEGMENT.pack(segment_size))]

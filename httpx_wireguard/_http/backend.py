@@ -77,7 +77,8 @@ class WireGuardBackend(httpcore.NetworkBackend):
 
         Args:
             local_address: one of the tunnel's own addresses; "0.0.0.0" and "::" just ask for IPv4 and IPv6.
-            socket_options: TCP_NODELAY, SO_KEEPALIVE and the TCP_KEEP* options count, others are ignored.
+            socket_options: TCP_NODELAY, SO_KEEPALIVE, TCP_KEEP*, TCP_USER_TIMEOUT and TCP_CONGESTION count, others
+                are ignored.
 
         Raises:
             httpcore.ConnectTimeout, httpcore.ConnectError: with the tunnel's own error as cause.
@@ -197,7 +198,8 @@ class AsyncWireGuardBackend(httpcore.AsyncNetworkBackend):
 
         Args:
             local_address: one of the tunnel's own addresses; "0.0.0.0" and "::" just ask for IPv4 and IPv6.
-            socket_options: TCP_NODELAY, SO_KEEPALIVE and the TCP_KEEP* options count, others are ignored.
+            socket_options: TCP_NODELAY, SO_KEEPALIVE, TCP_KEEP*, TCP_USER_TIMEOUT and TCP_CONGESTION count, others
+                are ignored.
 
         Raises:
             httpcore.ConnectTimeout, httpcore.ConnectError: with the tunnel's own error as cause.

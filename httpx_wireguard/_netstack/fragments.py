@@ -7,6 +7,7 @@ from collections import Counter
 
 from httpx_wireguard._errors import MalformedPacket
 from httpx_wireguard._wire.checksum import checksum
+from httpx_wireguard._wire.ecn import CE, NOT_ECT, with_ecn
 from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.ipv6 import (
     FRAGMENT_HEADER_LENGTH,
@@ -30,7 +31,7 @@ MAX_FRAGMENTS = 128  # of one datagram: 65,535 bytes over 576-byte links need 11
 class _Datagram:
     """The fragments of one datagram, sorted by offset and free of overlap."""
 
-    __slots__ = ("deadline", "ends", "head", "held", "offsets", "pieces", "rejected", "total")
+    __slots__ = ("codepoints", "deadline", "ends", "head", "held", "offsets", "pieces", "rejected", "total")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline  # seconds
@@ -39,6 +40,7 @@ class _Datagram:
         self.pieces: list[bytes] = []
         self.held = 0  # bytes
         self.total: int | None = None  # bytes of the whole payload, once the last fragment is here
+        self.codepoints: set[int] = set()  # of the fragments' ECN fields
         self.head = b""  # what stands in front of the data in the rebuilt packet, from the first fragment
         self.rejected = False  # keeps the place only, so that later fragments are dropped too
 
@@ -72,6 +74,13 @@ class _Datagram:
     def is_complete(self) -> bool:
         # Without overlap and with nothing beyond the end, as many bytes as the total are all of them.
         return self.held == self.total
+
+    def mark(self) -> bool:
+        """RFC 3168 5.3: a congestion mark on any fragment is one on the whole; False where it would then be a mark on
+        data without ECN, and the datagram has to go."""
+        if CE in self.codepoints:
+            self.head = with_ecn(self.head, CE)
+        return not {CE, NOT_ECT} <= self.codepoints
 
     def reject(self) -> None:
         """Forget the data, and all that is still to come (RFC 5722 section 3)."""
@@ -138,7 +147,8 @@ class FragmentReassembler:
             return None
         key = (header.source, header.destination, header.identification, header.protocol)
         head = packet[: header.header_length] if header.fragment_offset == 0 else b""
-        datagram = self._add(key, header.fragment_offset, data, header.more_fragments, head, now)
+        ecn = header.traffic_class & CE
+        datagram = self._add(key, header.fragment_offset, data, header.more_fragments, head, ecn, now)
         if datagram is None:
             return None
         if len(datagram.head) + datagram.held > MAX_LENGTH:
@@ -171,7 +181,7 @@ class FragmentReassembler:
         if fragment.is_atomic:
             return _rebuild_ipv6(head, [data])
         key = (header.source, header.destination, fragment.identification, -1)
-        datagram = self._add(key, fragment.offset, data, fragment.more, head, now)
+        datagram = self._add(key, fragment.offset, data, fragment.more, head, header.traffic_class & CE, now)
         if datagram is None:
             return None
         if len(datagram.head) - IPV6_HEADER_LENGTH + datagram.held > MAX_LENGTH:
@@ -193,7 +203,9 @@ class FragmentReassembler:
                 return
             self._remove(key, None if datagram.rejected else "reassembly timed out")
 
-    def _add(self, key: _Key, offset: int, data: bytes, more: bool, head: bytes, now: float) -> _Datagram | None:
+    def _add(
+        self, key: _Key, offset: int, data: bytes, more: bool, head: bytes, ecn: int, now: float
+    ) -> _Datagram | None:
         """Put a fragment to its datagram; return the datagram, removed, once it is complete."""
         self.handle_timeout(now)
         if not data or (more and len(data) % 8):  # RFC 791 3.2, RFC 8200 4.5: units of 8 bytes
@@ -211,9 +223,11 @@ class FragmentReassembler:
             return None
         self.bytes_held += datagram.held - held
         datagram.head = datagram.head or head
+        datagram.codepoints.add(ecn)
         if datagram.is_complete:
-            self._remove(key, None)
-            return datagram
+            whole = datagram.mark()
+            self._remove(key, None if whole else "congestion mark on a fragment without ECN")
+            return datagram if whole else None
         self._make_room(key)
         return None
 

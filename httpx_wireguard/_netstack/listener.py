@@ -8,7 +8,7 @@ from typing import Protocol
 from httpx_wireguard._errors import TunnelClosed, WireGuardError
 from httpx_wireguard._netstack.tcp import TcpConnection
 
-HALF_OPEN_LIMIT = 128  # connections in SYN-RECEIVED per listener; ours, after Linux' somaxconn
+HALF_OPEN_LIMIT = 128  # connections in SYN-RECEIVED per listener; ours: beyond it, SYN cookies (RFC 4987 3.6)
 
 
 class ListenerOwner(Protocol):
@@ -43,7 +43,12 @@ class TcpListener:
     @property
     def full(self) -> bool:
         """No room for another connection: the SYN is dropped, and comes again."""
-        return self.closed or self.half_open >= HALF_OPEN_LIMIT or len(self._queue) >= self.backlog
+        return self.closed or len(self._queue) >= self.backlog
+
+    @property
+    def flooded(self) -> bool:
+        """Too many handshakes are under way to remember another: it gets a cookie."""
+        return self.half_open >= HALF_OPEN_LIMIT
 
     def accept(self, now: float) -> TcpConnection | None:
         """The oldest connection that waits, or None.

@@ -6,8 +6,9 @@ from bisect import bisect_right
 from itertools import islice
 
 # Our limits; both only refuse data, which the sender keeps until it is acknowledged (RFC 2018 section 8).
-MAX_RANGES = 1024  # holes at once: a 10 MB window of full segments at 10 % loss has about 700
-BYTES_PER_SEGMENT = 512  # mean size below which held segments are joined: bounds their overhead (CVE-2018-5390)
+MAX_RANGES = 2048  # holes at once: a 16 MiB window of full segments at 10 % loss has about 1100
+FEW_RANGES = 64  # that a small buffer may have too
+BYTES_PER_SEGMENT = 512  # of buffer for each segment, and each hole: bounds their overhead (CVE-2018-5390)
 _JOINED_LENGTH = 65536  # bytes of a joined piece: what one read of the application takes
 
 
@@ -34,6 +35,7 @@ class ReassemblyQueue:
         "_max_bytes",
         "_max_ranges",
         "_max_segments",
+        "_most_ranges",
         "_ranges",
         "_recent",
         "_segments",
@@ -45,24 +47,25 @@ class ReassemblyQueue:
         """
         Args:
             max_bytes: refuse data beyond this many; see `set_max_bytes`.
-            max_ranges: refuse data that would open one more range.
+            max_ranges: refuse data that would open one more range; a small `max_bytes` allows fewer.
         """
-        self._max_ranges = max_ranges
-        self.set_max_bytes(max_bytes)
+        self._most_ranges = max_ranges
         self.bytes_held = 0
         self._segments = 0  # pieces in all ranges
         self._ranges: list[_Range] = []  # by offset; neither overlap nor touch
         self._starts: list[int] = []  # of the ranges, for bisect
         self._recent: dict[_Range, None] = {}  # the same ranges, the one updated last at the end
+        self.set_max_bytes(max_bytes)
 
     def __bool__(self) -> bool:
         return bool(self._ranges)
 
     def set_max_bytes(self, max_bytes: int) -> None:
-        """Change the limit, as the receive window grows. What is held stays."""
+        """Change the limit, as the receive window changes. What is held stays."""
         self._max_bytes = max_bytes
+        self._max_ranges = min(self._most_ranges, max(FEW_RANGES, max_bytes // BYTES_PER_SEGMENT))
         # At least four times the ranges, so that joining the pieces of each range always frees most of them.
-        self._max_segments = max(4 * self._max_ranges, max_bytes // BYTES_PER_SEGMENT)
+        self._max_segments = max(4 * self._max_ranges, 4 * len(self._ranges), max_bytes // BYTES_PER_SEGMENT)
 
     def insert(self, start: int, data: bytes) -> int:
         """Keep `data`, which begins at offset `start`.

@@ -1,123 +1,86 @@
-"""Which bytes in flight are lost: the SACK scoreboard (RFC 2018, RFC 6675)."""
+"""The course of one loss recovery: how it began, and whether it was a mistake (RFC 3522, RFC 5682, RFC 3708)."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from enum import Enum
 
-DUPLICATE_THRESHOLD = 3  # DupThresh, RFC 6675 2
-MAXIMUM_RANGES = 2048  # ours: bounds the work that selective acknowledgments of single bytes ask for (CVE-2019-11478)
+from httpx_wireguard._netstack.congestion.prr import Prr
+from httpx_wireguard._netstack.scoreboard import Delivery
 
 
-class Scoreboard:
-    """What the far side holds above SND.UNA, as disjoint ranges of unwrapped sequence numbers.
+class Forward(Enum):
+    """Where F-RTO stands: RFC 5682 3.1."""
 
-    A hole is lost once DupThresh ranges, or more than DupThresh - 1 full segments, above it were selectively
-    acknowledged, or once a timeout declared everything in flight lost. A peer without SACK is served by counting
-    duplicate acknowledgments.
+    OFF = "conventional recovery"
+    RETRANSMITTED = "step 2: the first segment was sent again, its acknowledgment will tell"
+    NEW_DATA = "step 3: new data was sent instead of the rest"
+
+
+class Recovery:
+    """From the first loss until everything that was in flight then (`point`) is acknowledged.
+
+    It is kept a little longer, until more than `forget_at` is acknowledged: D-SACKs that prove it needless come late, and
+    so do duplicate acknowledgments of what it sent again.
     """
 
     __slots__ = (
-        "_ends",
-        "_starts",
+        "_eifel_pending",
+        "_retransmitted_at",
         "after_timeout",
-        "duplicates",
-        "lost_below",
-        "recovery_point",
-        "retransmitted_below",
-        "sacked",
+        "began_at",
+        "forget_at",
+        "forward",
+        "needless",
+        "point",
+        "prr",
+        "retransmitted",
+        "start",
     )
 
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self.sacked = 0  # bytes in the ranges
-        self.duplicates = 0  # duplicate acknowledgments without SACK information
-        self.lost_below = 0  # holes before this sequence number are lost
-        self.retransmitted_below = 0  # HighRxt: holes before this were sent again
-        self.recovery_point: int | None = None  # RecoveryPoint; None outside recovery
-        self.after_timeout = False  # this recovery was begun by a timeout, not by selective acknowledgments
+    def __init__(self, start: int, point: int, now: float, *, after_timeout: bool, prr: Prr | None) -> None:
+        self.start = start  # SND.UNA when it began
+        self.point = point  # RecoveryPoint: SND.NXT when it began
+        self.began_at = now
+        self.after_timeout = after_timeout
+        self.prr = prr  # None: the congestion control sets the window itself
+        self.forward = Forward.RETRANSMITTED if after_timeout else Forward.OFF
+        self.forget_at: int | None = None  # sequence number; None while it lasts
+        self.retransmitted = 0  # bytes sent again
+        self.needless = 0  # bytes of these that D-SACKs named
+        self._retransmitted_at: int | None = None  # ms; RetransmitTS of RFC 3522 3.2
+        self._eifel_pending = True
 
-    def add(self, start: int, end: int) -> int:
-        """Mark [start, end) as held by the far side; returns how many bytes of it are news."""
-        first = bisect_left(self._ends, start)
-        last = bisect_right(self._starts, end)
-        known = 0
-        if first == last and len(self._starts) >= MAXIMUM_RANGES:
-            return 0  # as if it had not been said: it will be sent once more
-        if first < last:
-            known = sum(self._ends[first:last]) - sum(self._starts[first:last])
-            start = min(start, self._starts[first])
-            end = max(end, self._ends[last - 1])
-        self._starts[first:last] = [start]
-        self._ends[first:last] = [end]
-        news = end - start - known
-        self.sacked += news
-        return news
+    def on_sent(self, length: int, now: float, *, again: bool) -> None:
+        """`length` bytes leave while it lasts; `again`: not for the first time."""
+        if self.prr is not None:
+            self.prr.on_sent(length)
+        if again:
+            self.retransmitted += length
+            if self._retransmitted_at is None:
+                self._retransmitted_at = int(now * 1000)
 
-    def release(self, unacknowledged: int) -> None:
-        """SND.UNA moved to `unacknowledged`: forget what lies before it."""
-        keep = bisect_right(self._ends, unacknowledged)
-        if keep:
-            self.sacked -= sum(self._ends[:keep]) - sum(self._starts[:keep])
-            del self._starts[:keep], self._ends[:keep]
-        if self._starts and self._starts[0] < unacknowledged:
-            self.sacked -= unacknowledged - self._starts[0]
-            self._starts[0] = unacknowledged
+    def is_spurious(self, delivery: Delivery, advanced: bool, echo: int | None) -> bool:
+        """What an acknowledgment says of it: True if nothing had been lost.
 
-    def clear(self) -> None:
-        """Forget everything: the peer may have reneged (RFC 2018 8)."""
-        self._starts.clear()
-        self._ends.clear()
-        self.sacked = 0
-        self.duplicates = 0
+        Args:
+            echo: as for `Delivery`.
+        """
+        if advanced and self._eifel_pending and self._retransmitted_at is not None:
+            self._eifel_pending = False
+            if echo is not None and echo < self._retransmitted_at:
+                return True  # RFC 3522 3.2 (5): it answers the first transmission
+        if self.forward is not Forward.NEW_DATA:
+            return False
+        # RFC 5682 3.1 (3b): what left before the timeout, and once only, arrived
+        return delivery.oldest_original is not None and delivery.oldest_original < self.began_at
 
-    def mark_lost(self, mss: int) -> None:
-        """RFC 6675 4 IsLost: raise `lost_below` to the last hole with enough above it."""
-        above = 0
-        newest = zip(reversed(self._starts), reversed(self._ends), strict=True)
-        for count, (start, end) in enumerate(newest, 1):
-            above += end - start
-            if count >= DUPLICATE_THRESHOLD or above > (DUPLICATE_THRESHOLD - 1) * mss:
-                self.lost_below = max(self.lost_below, start)
-                return
+    def advance_forward(self, advanced: bool) -> None:
+        """RFC 5682 3.1: an acknowledgment that proves nothing."""
+        if self.forward is Forward.RETRANSMITTED and advanced:
+            self.forward = Forward.NEW_DATA  # (2b)
+        elif self.forward is Forward.NEW_DATA:
+            self.forward = Forward.OFF  # (3a)
 
-    def lose_all(self, unacknowledged: int, send_next: int) -> None:
-        """Begin a recovery in which all that is in flight, and was not selectively acknowledged, is lost."""
-        self.lost_below = send_next
-        self.retransmitted_below = unacknowledged
-        self.recovery_point = send_next
-
-    def holes(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """The ranges between `start` and `stop` that were not selectively acknowledged."""
-        found: list[tuple[int, int]] = []
-        index = bisect_right(self._ends, start)
-        while start < stop and index < len(self._starts):
-            if self._starts[index] > start:
-                found.append((start, min(self._starts[index], stop)))
-            start = self._ends[index]
-            index += 1
-        if start < stop:
-            found.append((start, stop))
-        return found
-
-    def next_hole(self, unacknowledged: int) -> tuple[int, int] | None:
-        """RFC 6675 4 NextSeg rule 1: the first lost range that was not yet sent again."""
-        start = max(self.retransmitted_below, unacknowledged)
-        if start >= self.lost_below:
-            return None
-        index = bisect_right(self._ends, start)
-        if index < len(self._starts) and self._starts[index] <= start:
-            start = self._ends[index]
-            index += 1
-        if start >= self.lost_below:
-            return None
-        stop = self._starts[index] if index < len(self._starts) else self.lost_below
-        return start, min(stop, self.lost_below)
-
-    def in_flight(self, unacknowledged: int, send_next: int, mss: int) -> int:
-        """RFC 6675 4 SetPipe: bytes that are still in the network."""
-        pipe = send_next - unacknowledged - self.sacked - self.duplicates * mss
-        start = max(self.retransmitted_below, unacknowledged)
-        if start < self.lost_below:
-            pipe -= sum(end - begin for begin, end in self.holes(start, self.lost_below))
-        return max(pipe, 0)
+    def proven_needless(self) -> bool:
+        """RFC 3708 2: every retransmission was reported as a duplicate (RFC 2883)."""
+        return 0 < self.retransmitted <= self.needless

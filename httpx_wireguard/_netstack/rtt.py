@@ -4,9 +4,10 @@ from __future__ import annotations
 
 INITIAL_RTO = 1.0  # seconds; RFC 6298 2.1
 FALLBACK_RTO = 3.0  # seconds; RFC 6298 5.7: when the SYN had to be sent again
-MINIMUM_RTO = 0.2  # seconds; Deviates from RFC 6298 2.4 (1 s): Linux, FreeBSD and Windows all use less
+# Deviates from RFC 6298 2.4 (1 s for the whole timeout): as Linux, at least this above the smoothed round trip, which
+# leaves room for the far side's delayed acknowledgment.
+MINIMUM_MARGIN = 0.2  # seconds
 MAXIMUM_RTO = 120.0  # seconds; RFC 6298 2.5 allows any maximum of at least 60 s
-GRANULARITY = 0.001  # seconds; G of RFC 6298 2.3: drivers wake up no more exactly than this
 
 
 class RttEstimator:
@@ -23,10 +24,14 @@ class RttEstimator:
         self._backoff = 0  # doublings since the last measurement
         self.timeout = INITIAL_RTO  # RTO with its backoff
 
-    def on_sample(self, rtt: float) -> None:
-        """One measurement of a segment that was sent once only (Karn's algorithm, RFC 6298 3)."""
+    def observe(self, rtt: float) -> None:
+        """A measurement of a segment that was sent once only, of which there may be many in a round trip."""
         self.latest = rtt
         self.minimum = rtt if self.minimum is None else min(self.minimum, rtt)
+
+    def on_sample(self, rtt: float) -> None:
+        """The measurement of a round trip (RFC 6298 2); Karn's algorithm is the caller's."""
+        self.observe(rtt)
         if self.smoothed is None:  # RFC 6298 2.2
             self.smoothed = rtt
             self.variance = rtt / 2
@@ -41,6 +46,14 @@ class RttEstimator:
         self._backoff += 1
         self._update()
 
+    def relax(self) -> None:
+        """New data was acknowledged. Deviates from RFC 6298 5.7 and Karn's algorithm, by which the timeout stays as far
+        backed off as it is until a sample: on a path that loses much, to a peer without timestamps, that takes minutes.
+        One doubling is kept, for a path that has become slower."""
+        if self._backoff > 1:
+            self._backoff = 1
+            self._update()
+
     @property
     def backed_off(self) -> bool:
         """The timeout stays doubled until a new measurement: Karn's algorithm (RFC 9293 MUST-18)."""
@@ -53,8 +66,6 @@ class RttEstimator:
             self._update()
 
     def _update(self) -> None:
-        if self.smoothed is None:
-            base = self._initial
-        else:
-            base = max(MINIMUM_RTO, self.smoothed + max(GRANULARITY, 4 * self.variance))
+        smoothed = self.smoothed
+        base = self._initial if smoothed is None else smoothed + max(MINIMUM_MARGIN, 4 * self.variance)
         self.timeout = min(MAXIMUM_RTO, base * 2.0 ** min(self._backoff, 10))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from httpx_wireguard._wire import PROTOCOL_TCP
 from httpx_wireguard._wire.checksum import checksum, ones_sum, pseudo_header_sum
+from httpx_wireguard._wire.ecn import NOT_ECT
 
 HOP_LIMIT = 64  # RFC 1700: the default time to live
 _FIXED = struct.Struct("!HHIIHHHH")  # RFC 9293 3.1 without options
@@ -26,7 +27,7 @@ class SegmentWriter:
         self._local_port = local_port
         self._remote_port = remote_port
         self._constant_sum = pseudo_header_sum(local, remote, PROTOCOL_TCP, 0) + local_port + remote_port
-        self._ip_headers: dict[int, bytes] = {}  # by TCP length; two entries serve a bulk transfer
+        self._ip_headers: dict[int, bytes] = {}  # by codepoint << 16 | TCP length; a bulk transfer needs three
 
     def run(
         self,
@@ -37,12 +38,14 @@ class SegmentWriter:
         last_flags: int,
         window: int,
         options: bytes,
+        ecn: int = NOT_ECT,
     ) -> list[bytes]:
         """Packets of consecutive segments from `sequence`; the last one also carries `last_flags`.
 
         Args:
             window: as it stands in the header, scaled.
             options: a multiple of four bytes.
+            ecn: codepoint of the IP headers.
         """
         local_port, remote_port = self._local_port, self._remote_port
         pack, from_bytes = _FIXED.pack, int.from_bytes
@@ -50,6 +53,7 @@ class SegmentWriter:
         word = header_length << 10 | flags
         acknowledgment &= 0xFFFFFFFF
         constant = self._constant_sum + acknowledgment + window + ones_sum(options) + header_length
+        ip_key = ecn << 16 | header_length
         packets: list[bytes] = []
         last = len(payloads) - 1
         for index, payload in enumerate(payloads):
@@ -62,7 +66,7 @@ class SegmentWriter:
                 value <<= 8  # RFC 9293 3.1: padded on the right with zeros
             total = (value + constant + length + sequence + word) % 0xFFFF  # 2**16 is 1 modulo 0xFFFF
             packets.append(
-                self._ip_header(header_length + length)
+                self._ip_header(ip_key + length)
                 + pack(local_port, remote_port, sequence, acknowledgment, word, window, 0xFFFF - total, 0)
                 + options
                 + payload
@@ -70,19 +74,19 @@ class SegmentWriter:
             sequence += length
         return packets
 
-    def _ip_header(self, tcp_length: int) -> bytes:
-        header = self._ip_headers.get(tcp_length)
+    def _ip_header(self, key: int) -> bytes:
+        header = self._ip_headers.get(key)
         if header is None:
-            header = self._build_ip_header(tcp_length)
+            header = self._build_ip_header(key & 0xFFFF, key >> 16)
             if len(self._ip_headers) >= 8:
                 self._ip_headers.clear()
-            self._ip_headers[tcp_length] = header
+            self._ip_headers[key] = header
         return header
 
-    def _build_ip_header(self, tcp_length: int) -> bytes:
+    def _build_ip_header(self, tcp_length: int, ecn: int) -> bytes:
         if len(self._local) == 16:
-            return _IPV6.pack(6 << 28, tcp_length, PROTOCOL_TCP, HOP_LIMIT, self._local, self._remote)
+            return _IPV6.pack(6 << 28 | ecn << 20, tcp_length, PROTOCOL_TCP, HOP_LIMIT, self._local, self._remote)
         # identification 0: an atomic datagram needs none (RFC 6864 4.1)
-        fields = (0x45, 0, 20 + tcp_length, 0, _DONT_FRAGMENT, HOP_LIMIT, PROTOCOL_TCP)
+        fields = (0x45, ecn, 20 + tcp_length, 0, _DONT_FRAGMENT, HOP_LIMIT, PROTOCOL_TCP)
         header = _IPV4.pack(*fields, 0, self._local, self._remote)
         return _IPV4.pack(*fields, checksum(header), self._local, self._remote)

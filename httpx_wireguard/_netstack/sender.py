@@ -1,15 +1,22 @@
-"""The sending half of a TCP connection: what to send and when to send it again (RFC 9293 3.8, RFC 6675)."""
+"""The sending half of a TCP connection: what the writer left, the far side's window, and what goes out when."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from math import inf
 from typing import NamedTuple
 
-from httpx_wireguard._netstack.congestion import CongestionControl, NewReno
-from httpx_wireguard._netstack.recovery import DUPLICATE_THRESHOLD, Scoreboard
-from httpx_wireguard._netstack.rtt import RttEstimator
+from httpx_wireguard._netstack.congestion.control import CongestionControl
+from httpx_wireguard._netstack.flight import Flight
+from httpx_wireguard._netstack.pacing import AVOIDANCE_GAIN, SLOW_START_GAIN, Pacer
+from httpx_wireguard._netstack.recovery import Forward
+from httpx_wireguard._netstack.scoreboard import Transmission
+from httpx_wireguard._netstack.segment_size import SegmentSize
 from httpx_wireguard._netstack.send_queue import SendQueue
 
-SEND_BUFFER = 4 << 20  # bytes; the usual limit of Linux' tcp_wmem
+INITIAL_SEND_BUFFER = 1 << 19  # bytes; ours: two writes of 256 KiB, so that one is being filled while one empties
+MAXIMUM_SEND_BUFFER = 16 << 20  # bytes; twice the congestion window of 0.5 Gbit/s over 134 ms
+FORWARD_SEGMENTS = 2  # RFC 5682 3.1 step 2b
 MAXIMUM_BURST = 1 << 18  # bytes per call; ours: bounds what waits in memory between building and sending
 
 
@@ -19,59 +26,59 @@ class Run(NamedTuple):
     sequence: int
     payloads: list[bytes]
     fin: bool
+    again: bool  # not for the first time
+
+    @property
+    def length(self) -> int:
+        """In sequence numbers."""
+        return sum(map(len, self.payloads)) + self.fin
 
 
-class Sender:
-    """SND.UNA, SND.NXT, SND.WND and everything between the writer and the network.
-
-    Sequence numbers are unwrapped: ordinary integers that never go back to 0.
-    """
+class Sender(Flight):
+    """A flight, with the writer's queue behind it and the far side's window before it (RFC 9293 3.8)."""
 
     __slots__ = (
         "_last_sent_at",
-        "_timed",
+        "_pacer",
+        "_segment_size",
+        "_syn_sent_at",
         "_wl1",
         "_wl2",
-        "board",
-        "congestion",
+        "buffer_limit",
         "fin_at",
         "largest_window",
+        "make_control",
         "more_due",
-        "mss",
         "nagle",
-        "next",
         "override_due",
+        "pace_at",
         "probe_due",
         "queue",
-        "retransmit_at",
-        "retries",
-        "rtt",
-        "sack",
         "scale",
-        "segments_retransmitted",
-        "unacknowledged",
+        "small_end",
         "window",
     )
 
-    def __init__(self, initial_sequence: int, mss: int) -> None:
-        self.unacknowledged = initial_sequence  # SND.UNA
-        self.next = initial_sequence  # SND.NXT
+    def __init__(self, initial_sequence: int, mss: int, make_control: Callable[[int], CongestionControl]) -> None:
+        """
+        Args:
+            make_control: from a segment's payload in bytes to a new congestion control.
+        """
+        super().__init__(initial_sequence, mss, make_control)
         self.window = 0  # SND.WND, bytes
         self.largest_window = 0  # Max(SND.WND)
         self.scale = 0  # Snd.Wind.Shift
         self._wl1 = self._wl2 = 0  # SND.WL1, SND.WL2
-        self.mss = mss  # payload bytes of a full segment
         self.queue = SendQueue(initial_sequence + 1)
         self.fin_at: int | None = None  # sequence number of our FIN once the writer closed
         self.nagle = False  # HTTP clients set TCP_NODELAY
-        self.sack = False
-        self.board = Scoreboard()
-        self.rtt = RttEstimator()
-        self.congestion: CongestionControl = NewReno(mss)
-        self.retransmit_at: float | None = None
-        self.retries = 0  # timeouts in a row without progress
-        self.segments_retransmitted = 0
-        self._timed: tuple[int, float] | None = None  # the segment being timed: its end and when it left
+        self.small_end = initial_sequence  # Snd.Sml: end of the last segment that was not full
+        self.buffer_limit = INITIAL_SEND_BUFFER  # bytes that the queue may hold
+        self.make_control = make_control
+        self._pacer = Pacer(mss)
+        self._segment_size = SegmentSize(mss)
+        self.pace_at: float | None = None  # when pacing lets more go
+        self._syn_sent_at: float | None = None  # None once it was sent again
         self._last_sent_at = 0.0
         self.more_due = False  # the last call left out what it could have sent
         self.probe_due = False  # a zero-window or keep-alive probe
@@ -81,40 +88,48 @@ class Sender:
 
     def start_timer(self, now: float) -> None:
         """The SYN leaves: time it, and be ready to send it again."""
-        self._timed = (self.next, now)
-        self._last_sent_at = now
+        self._syn_sent_at = self._last_sent_at = now
         self.retransmit_at = now + self.rtt.timeout
 
     def start(self, mss: int, *, sack: bool) -> None:
         """The far side's SYN came: what it takes is known."""
         self.mss = mss
         self.sack = sack
-        self.congestion = NewReno(mss)
+        self._segment_size = SegmentSize(mss)
 
     def on_established(self, sequence: int, acknowledgment: int, window: int, now: float) -> None:
         """Our SYN is acknowledged: the first SND.WND, SND.WL1 and SND.WL2 (RFC 9293 3.10.7.3, 3.10.7.4)."""
-        retries = self.retries
-        self.on_ack(acknowledgment, None, now)
-        self.congestion = NewReno(self.mss)  # a lost SYN says nothing about ssthresh
-        if retries > 1:  # RFC 5681 3.1, RFC 6928 2; as Linux, which allows for one SYN sent again too early
+        self.unacknowledged = acknowledgment
+        self.congestion = self.make_control(self.mss)
+        self._pacer = Pacer(self.mss)
+        if self.retries == 0 and self._syn_sent_at is not None:
+            self.rtt.on_sample(now - self._syn_sent_at)
+        if self.retries > 1:  # RFC 5681 3.1, RFC 6928 2; as Linux, which allows for one SYN sent again too early
             self.congestion.window = self.mss
-        if retries:
+        if self.retries:
             self.rtt.fall_back()
+        self.retries = 0
+        self.retransmit_at = None
         self._wl1, self._wl2 = sequence, acknowledgment
         self.window = window
         self.largest_window = max(self.largest_window, window)
+        self.board.highest = acknowledgment
 
     def discard(self) -> None:
         """The connection is over: drop what nobody will take."""
         self.queue = SendQueue(self.next)
-        self.board = Scoreboard()
+        self.board.clear()
+
+    def stop_timers(self) -> None:
+        super().stop_timers()
+        self.pace_at = None
 
     # -- the writer
 
     @property
     def space(self) -> int:
         """Bytes that the writer may add."""
-        return max(SEND_BUFFER - len(self.queue), 0)
+        return max(self.buffer_limit - len(self.queue), 0)
 
     def close(self) -> None:
         self.fin_at = self.queue.end
@@ -125,10 +140,6 @@ class Sender:
         return self.queue.end + (self.fin_at is not None)
 
     @property
-    def in_flight(self) -> int:
-        return self.board.in_flight(self.unacknowledged, self.next, self.mss)
-
-    @property
     def window_closed(self) -> bool:
         """There is something to send, nothing in flight, and the far side's window holds it back."""
         return self.next == self.unacknowledged and self.next < self.end and self._usable_length() == 0
@@ -136,61 +147,131 @@ class Sender:
     # -- output
 
     def runs_to_send(self, now: float) -> list[Run]:
-        """What the windows allow now: lost data first, then new data."""
+        """What the windows and the pace allow now: lost data first, then new data."""
         runs: list[Run] = []
-        if self.next == self.unacknowledged and now - self._last_sent_at > self.rtt.timeout:
-            self.congestion.on_idle(now)
-        budget = self.congestion.window - self.in_flight
-        if self.board.lost_below > self.unacknowledged:
-            budget = self._retransmissions(budget, runs)
-        if self.next < self.end:
-            self._new_data(budget, runs, now)
+        if self.next == self.unacknowledged and self.next < self.end:
+            self.congestion.on_restart(now - self._last_sent_at, self.rtt.timeout, now)
+            self._pacer.restart(self.mss)
+        if self.tail.due:
+            self._send_tail_probe(runs, now)
+        again = self.board.lost > 0 and not self._prefers_new_data()
+        budget = self._budget(again, now)
+        if again:
+            budget = self._send_lost(budget, runs, now)
+        if not (again and self.board.lost):
+            self._send_new(budget, runs, now)
         if runs:
             self._last_sent_at = now
-            if self.retransmit_at is None:
-                self.retransmit_at = now + self.rtt.timeout  # RFC 6298 5.1
+            self._pacer.on_sent(sum(run.length for run in runs))
+        self._note_limits(now)
         return runs
 
-    def _retransmissions(self, budget: int, runs: list[Run]) -> int:
-        board = self.board
-        while (hole := board.next_hole(self.unacknowledged)) is not None:
-            if budget < self.mss and board.retransmitted_below > self.unacknowledged:
-                break  # the first retransmission of a recovery leaves whatever the window says: RFC 6675 5 (4.3)
-            start, stop = hole
-            length = min(stop - start, self.mss)
-            runs.append(self._run(start, min(length, max(self.queue.end - start, 0)), self.next))
-            board.retransmitted_below = start + length
-            budget -= length
-            self._timed = None  # Karn's algorithm
-            self.segments_retransmitted += 1
+    def _budget(self, again: bool, now: float) -> int:
+        """How much the congestion window has room for, and the pace lets go at once."""
+        room = self.congestion.window - self.size
+        if self.tries_new_data:
+            room = min(room, FORWARD_SEGMENTS * self.mss)
+        wanted = min(room, (self.board.lost if again else 0) + self.end - self.next)
+        if wanted <= 0:
+            return room
+        allowance, self.pace_at = self._pacer.allowance(self._pacing_rate(), wanted, self.mss, now)
+        return min(room, allowance)
+
+    def _pacing_rate(self) -> float:
+        """Bytes a second."""
+        control, smoothed = self.congestion, self.rtt.smoothed
+        if control.pacing_rate is not None:
+            return control.pacing_rate
+        if not smoothed:
+            return inf
+        gain = SLOW_START_GAIN if control.window < control.threshold else AVOIDANCE_GAIN
+        return gain * control.window / smoothed
+
+    def _note_limits(self, now: float) -> None:
+        """What held us back: the pace, the congestion window, or the writer (for the far side's window no note)."""
+        self.more_due = False
+        self.pace_at = None
+        again = self.board.lost > 0 and not self.tries_new_data
+        waiting = self.board.lost if again else 0 if self.board.full else self._usable_length()
+        if not waiting:
+            starved = self.next == self.end and self.size < self.congestion.window
+            self.note_limit(window_full=False, starved=starved)
+        elif self.congestion.window - self.size < min(self.mss, waiting):
+            self.note_limit(window_full=True, starved=False)
+        else:
+            self.more_due = self._budget(again, now) > 0
+
+    def _prefers_new_data(self) -> bool:
+        """Whether F-RTO's question to the network can be put (RFC 5682 3.1 step 2b)."""
+        if not self.tries_new_data:
+            return False
+        if self._usable_length() > 0:
+            return True
+        assert self.recovery is not None
+        self.recovery.forward = Forward.OFF
+        return False
+
+    def _send_tail_probe(self, runs: list[Run], now: float) -> None:
+        """RFC 8985 7.3: new data if there is any and the far side takes it, else the last segment again."""
+        self.tail.due = False
+        self._send_new(self.mss, runs, now)
+        if runs:
+            self.tail.on_sent(self.next, again=False)
+        elif (last := self.board.last_segment(self.mss)) is not None:
+            self._send_again(last, last.end - last.start, runs, now)
+            self.tail.on_sent(self.next, again=True)
+
+    def _send_lost(self, budget: int, runs: list[Run], now: float) -> int:
+        """RFC 6675 4 NextSeg rule 1; returns what is left of the budget."""
+        while (lost := self.board.first_lost()) is not None:
+            length = lost.end - lost.start
+            if budget < min(length, self.mss):
+                break
+            if length > budget:
+                length = budget // self.mss * self.mss
+            budget -= self._send_again(lost, length, runs, now)
         return budget
+
+    def _send_again(self, one: Transmission, length: int, runs: list[Run], now: float) -> int:
+        run = self._run(one.start, min(length, max(self.queue.end - one.start, 0)), self.next)
+        self._segment_size.on_sent_again(one.start, one.start + run.length)
+        self.on_sent_again(one, one.start + run.length, now)
+        runs.append(run)
+        return run.length
 
     def _usable_length(self) -> int:
         """Bytes of new data that the far side's window and silly-window avoidance let go (RFC 9293 3.8.6.2.1)."""
         waiting = self.queue.end - self.next
         usable = self.unacknowledged + self.window - self.next
         if waiting <= 0:
-            return 1 if self.fin_at is not None and usable > 0 else 0
+            return 1 if self.next < self.end and usable > 0 else 0
         if usable >= waiting:
-            if self.nagle and waiting < self.mss and self.next > self.unacknowledged:
-                return 0  # RFC 9293 3.7.4
+            if self.nagle and self.fin_at is None and self.small_end > self.unacknowledged:
+                # RFC 9293 3.7.4 in Minshall's variant: only a small segment in flight holds a small one back, so the
+                # end of a large write does not wait for a delayed acknowledgment
+                return waiting - waiting % self.mss
             return waiting
         if usable >= self.mss:
             return usable // self.mss * self.mss
         return usable if usable >= max(self.largest_window // 2, 1) or (self.override_due and usable > 0) else 0
 
-    def _new_data(self, budget: int, runs: list[Run], now: float) -> None:
-        length = self._usable_length()
-        self.more_due = length > MAXIMUM_BURST and budget > MAXIMUM_BURST
+    def _send_new(self, budget: int, runs: list[Run], now: float) -> None:
+        """RFC 6675 4 NextSeg rule 2."""
+        length = 0 if self.board.full else self._usable_length()
         budget = min(budget, MAXIMUM_BURST)
         if length > budget:
             length = budget // self.mss * self.mss
         if length <= 0:
             return
-        run = self._run(self.next, min(length, self.queue.end - self.next), self.end)
-        if self._timed is None and self.board.recovery_point is None:  # else it would wait behind a hole
-            self._timed = (self.next + 1, now)
-        self.next += sum(map(len, run.payloads)) + run.fin
+        probe = 0 if self.recovering else self._segment_size.probe(min(length, self.queue.end - self.next), now)
+        if probe:
+            run = Run(self.next, [self.queue.slice(self.next, probe)], fin=False, again=False)
+            self._segment_size.on_probe_sent(self.next + probe, now)
+        else:
+            run = self._run(self.next, min(length, self.queue.end - self.next), self.end)
+        self.on_sent(run.length, now)
+        if len(run.payloads[-1]) < self.mss:
+            self.small_end = self.next
         self.override_due = False
         runs.append(run)
 
@@ -198,7 +279,7 @@ class Sender:
         """`length` bytes from `start`, and the FIN if it comes next and lies before `limit`."""
         payloads = self.queue.slices(start, length, self.mss) if length > 0 else []
         fin = self.fin_at is not None and start + length == self.fin_at < limit
-        return Run(start, payloads or [b""], fin)
+        return Run(start, payloads or [b""], fin, again=start < self.next)
 
     # -- input
 
@@ -217,93 +298,45 @@ class Sender:
         """Fast path: the segment at `sequence` repeats SND.UNA and SND.WND."""
         self._wl1, self._wl2 = sequence, self.unacknowledged
 
-    def on_ack(self, acknowledgment: int, echo: float | None, now: float) -> None:
-        """SND.UNA < acknowledgment <= SND.NXT.
-
-        Args:
-            echo: the round trip by the timestamp that came back (RFC 7323 4.1). It also measures segments that were
-                sent twice, and so ends a backoff.
-        """
-        board = self.board
-        in_flight = self.in_flight
-        acknowledged = acknowledgment - self.unacknowledged
-        self.unacknowledged = acknowledgment
+    def on_ack(
+        self,
+        acknowledgment: int,
+        blocks: Sequence[tuple[int, int]],
+        reported: tuple[int, int] | None,
+        duplicate: bool,
+        echo: int | None,
+        now: float,
+    ) -> None:
         self.queue.release(acknowledgment)
-        board.release(acknowledgment)
-        if self._timed is not None and acknowledgment >= self._timed[0]:
-            self.rtt.on_sample(now - self._timed[1])
-            self._timed = None
-        elif echo is not None and self.rtt.backed_off:
-            self.rtt.on_sample(echo)
-        self.retries = 0
-        self.retransmit_at = now + self.rtt.timeout if acknowledgment < self.next else None  # RFC 6298 5.2, 5.3
-        point = board.recovery_point
-        if point is None:
-            board.duplicates = 0
-            self.congestion.on_ack(acknowledged, in_flight, now)
-        elif acknowledgment >= point:
-            board.recovery_point = None
-            board.after_timeout = False
-            board.duplicates = 0
-        else:
-            self._on_partial_ack(acknowledged, in_flight, now)
+        super().on_ack(acknowledgment, blocks, reported, duplicate, echo, now)
+        full = self._segment_size.on_ack(acknowledgment)
+        if full is not None:
+            self.mss = full
+            self.congestion.set_mss(full)
+        # twice the congestion window: one in flight, and one for the writer to fill meanwhile
+        self.buffer_limit = max(self.buffer_limit, min(2 * self.congestion.window, MAXIMUM_SEND_BUFFER))
 
-    def _on_partial_ack(self, acknowledged: int, in_flight: int, now: float) -> None:
-        """RFC 6582 3.2 (3): in recovery, and the next hole is known to be lost."""
-        board = self.board
-        if not self.sack:
-            board.duplicates = max(0, board.duplicates - acknowledged // self.mss)
-            self._first_is_lost()
-        else:
-            board.mark_lost(self.mss)
-        if board.after_timeout:  # RFC 5681 3.1: the loss window grows by slow start
-            self.congestion.on_ack(acknowledged, max(in_flight, self.congestion.window), now)
+    def on_timeout(self, now: float) -> None:
+        first = self.board.transmissions[0] if self.board.transmissions else None
+        super().on_timeout(now)
+        if first is not None:
+            smaller = self._segment_size.on_timeout(self.retries, min(first.end - first.start, self.mss))
+            if smaller is not None:
+                super().set_mss(smaller, now)
 
-    def on_sack(self, blocks: list[tuple[int, int]], duplicate: bool, now: float) -> None:
-        """Selective acknowledgments, or one duplicate acknowledgment without any (RFC 6675 5)."""
-        board = self.board
-        news = sum(board.add(start, end) for start, end in blocks)
-        if duplicate and not self.sack:
-            board.duplicates = min(board.duplicates + 1, (self.next - self.unacknowledged) // self.mss)
-        if board.recovery_point is not None:
-            if news:
-                board.mark_lost(self.mss)
-            return
-        if news:
-            board.mark_lost(self.mss)
-        elif not self.sack and board.duplicates >= DUPLICATE_THRESHOLD:
-            self._first_is_lost()
-        if board.lost_below > self.unacknowledged:
-            board.recovery_point = self.next
-            board.retransmitted_below = self.unacknowledged
-            self.congestion.on_loss(self.next - self.unacknowledged, now)
-
-    def _first_is_lost(self) -> None:
-        board = self.board
-        board.lost_below = max(board.lost_below, min(self.unacknowledged + self.mss, self.next))
+    def set_mss(self, mss: int, now: float) -> None:
+        """A router says how much the path takes."""
+        self._segment_size.limit(mss)
+        super().set_mss(mss, now)
 
     # -- timers
 
-    def on_retransmission_timeout(self, now: float) -> None:
-        """RFC 6298 5.4-5.6 and RFC 6675 5.1: everything in flight that was not selectively acknowledged is lost."""
-        board = self.board
-        if self.retries == 0:
-            self.congestion.on_timeout(self.in_flight, now)
-        else:
-            board.clear()  # RFC 2018 8: a second timeout; the far side may have thrown away what it reported
-        board.duplicates = 0
-        board.lose_all(self.unacknowledged, self.next)
-        board.after_timeout = True
-        self.retries += 1
-        self.rtt.back_off()
-        self.retransmit_at = now + self.rtt.timeout
-        self._timed = None
+    def next_timeout(self) -> float | None:
+        """The earliest of all timers: monotonic seconds, or None."""
+        timers = (self.retransmit_at, self.pace_at, super().next_timeout())
+        return min((timer for timer in timers if timer is not None), default=None)
 
-    def set_mss(self, mss: int) -> None:
-        """The path takes only smaller segments: what is in flight is lost (RFC 1191 6.5)."""
-        if mss >= self.mss:
-            return
-        self.mss = mss
-        self.congestion.set_mss(mss)
-        if self.next > self.unacknowledged:
-            self.board.lose_all(self.unacknowledged, self.next)
+    def handle_timeout(self, now: float) -> None:
+        if self.pace_at is not None and now >= self.pace_at:
+            self.pace_at = None  # what waited may have been acknowledged meanwhile: then nobody asks for the next
+        super().handle_timeout(now)

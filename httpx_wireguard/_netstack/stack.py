@@ -16,9 +16,13 @@ from httpx_wireguard._errors import (
     WireGuardError,
 )
 from httpx_wireguard._netstack.addresses import IpAddress, is_unicast, readable
+from httpx_wireguard._netstack.congestion import CONTROLS, DEFAULT_CONTROL
 from httpx_wireguard._netstack.fragments import FragmentReassembler
+from httpx_wireguard._netstack.limits import RECEIVE_FLOOR, SharedLimits
 from httpx_wireguard._netstack.listener import TcpListener
 from httpx_wireguard._netstack.ping import PingSocket
+from httpx_wireguard._netstack.receiver import ROUNDING, WINDOW_SCALE
+from httpx_wireguard._netstack.syn_cookies import SynCookies
 from httpx_wireguard._netstack.tcp import MINIMUM_MSS, State, TcpConnection
 from httpx_wireguard._netstack.udp import UdpSocket
 from httpx_wireguard._wire import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
@@ -41,7 +45,7 @@ from httpx_wireguard._wire.icmp import (
 )
 from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.ipv6 import IPV6_HEADER_LENGTH, MINIMUM_MTU, Ipv6Header, find_upper_layer
-from httpx_wireguard._wire.tcp import Flags, TcpHeader
+from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
 from httpx_wireguard._wire.udp import UdpHeader, datagram_is_intact
 
 Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | PingSocket
@@ -52,6 +56,7 @@ Packets: TypeAlias = tuple[IpAddress, list[bytes]]  # where to, and the IP packe
 ISN_CLOCK = 15_625_000  # ticks per second
 EPHEMERAL_PORTS = range(32768, 65536)  # RFC 6056 3.2 asks for a wide range; Linux' starts there too
 MINIMUM_IPV4_MTU = 552  # bytes; below this a "packet too big" is believed no further (Linux' min_pmtu)
+MAX_PATHS = 1024  # destinations whose smaller MTU is remembered, the newest; ours: a listener may serve any number
 REPLIES_PER_SECOND = 100  # resets, echo replies, ICMP errors; RFC 1812 4.3.2.8, RFC 4443 2.4 (f) ask for a limit
 TIME_WAIT_GAP = 65_537  # how far a connection that takes over one in TIME-WAIT begins above it; as Linux
 _TCP4_ADDRESSES = slice(12, 24)  # source, destination, ports: an IPv4 header without options
@@ -83,13 +88,28 @@ class Stack:
     changed are *woken*; the driver takes them and looks at their flags.
     """
 
-    def __init__(self, addresses: Sequence[IpAddress], mtu: int, entropy: Random, socket_capacity: int) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[IpAddress],
+        mtu: int,
+        entropy: Random,
+        socket_capacity: int,
+        congestion_control: str = DEFAULT_CONTROL,
+    ) -> None:
+        """
+        Args:
+            socket_capacity: bytes that the UDP socket below holds while nobody reads it.
+            congestion_control: a name in `CONTROLS`, for new connections.
+        """
         self.addresses = tuple(addresses)
         self.mtu = mtu
         self.drops: Counter[str] = Counter()
-        self.socket_capacity = socket_capacity  # bytes that the UDP socket below holds while nobody reads it
+        self.socket_capacity = socket_capacity
+        self.make_control = CONTROLS[congestion_control]
         self._entropy = entropy
+        self._shared = SharedLimits(entropy)
         self._isn_key = entropy.random(32)
+        self._cookies = SynCookies(entropy.random(32))
         self._connections_opened = 0
         self._connections: dict[bytes, TcpConnection] = {}  # by source, destination and ports as they arrive
         self._half_open: dict[TcpConnection, TcpListener] = {}
@@ -154,14 +174,13 @@ class Stack:
         local: tuple[IpAddress, int],
         remote: tuple[IpAddress, int],
         now: float,
-        previous: TcpConnection | None = None,
+        sequence: int | None = None,
     ) -> TcpConnection:
+        """With an initial `sequence` number, or that of RFC 6528 3: a clock plus a keyed hash of both ends."""
         key = _key(remote, local)
-        digest = hashlib.blake2s(key, key=self._isn_key).digest()
-        # RFC 6528 3: a clock plus a keyed hash of the addresses and ports
-        sequence = int(now * ISN_CLOCK) + int.from_bytes(digest[:4], "big")
-        if previous is not None:
-            sequence = previous.sender.next + TIME_WAIT_GAP
+        number, timestamp_offset = self._secrets(key)
+        if sequence is None:
+            sequence = int(now * ISN_CLOCK) + number
         connection = TcpConnection(
             self,
             local,
@@ -169,10 +188,17 @@ class Stack:
             initial_sequence=sequence & 0xFFFFFFFF,
             mss=self._mss(remote[0]),
             socket_capacity=self.socket_capacity,
-            timestamp_offset=int.from_bytes(digest[4:8], "big"),
+            make_control=self.make_control,
+            timestamp_offset=timestamp_offset,
+            shared=self._shared,
         )
         self._connections[key] = connection
         return connection
+
+    def _secrets(self, key: bytes) -> tuple[int, int]:
+        """What a connection's sequence numbers (RFC 6528 3) and its timestamps (RFC 7323 5.4) begin with."""
+        digest = hashlib.blake2s(key, key=self._isn_key).digest()
+        return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
 
     def _mss(self, remote: IpAddress) -> int:
         """RFC 9293 3.7.1: the MTU without the fixed headers."""
@@ -323,7 +349,7 @@ class Stack:
         listener = self._listeners.get(header.destination_port)
         if header.flags & (Flags.SYN | Flags.ACK | Flags.RST) != Flags.SYN or not connection.precedes(header):
             return False
-        if listener is None or listener.full:
+        if listener is None or listener.full or listener.flooded:
             return False
         connection.abort(0.0)
         return True
@@ -337,18 +363,41 @@ class Stack:
         listener = self._listeners.get(header.destination_port)
         if header.flags & Flags.RST:
             return
-        if listener is None or header.flags & Flags.ACK:
+        local, remote = (destination, header.destination_port), (source, header.source_port)
+        kind = header.flags & (Flags.SYN | Flags.ACK)
+        syn = self._cookies.recall(_key(remote, local), header, now) if listener and kind == Flags.ACK else None
+        if listener is None or (kind & Flags.ACK and syn is None):
             self._refuse(header, source, destination, len(packet) - offset - header.header_length, now)
-        elif not header.flags & Flags.SYN:
+        elif not kind:
             self.drop("neither SYN nor ACK for a listener")  # 3.10.7.2 fourth
         elif listener.full:
             self.drop("listener's backlog full")
+        elif syn is not None:
+            connection = self._new_connection(local, remote, now, (header.acknowledgment - 1) & 0xFFFFFFFF)
+            self._remember_half_open(connection, listener)
+            connection.open_answered(syn, now)
+            connection.receive_packets([packet], offset, now)
+        elif listener.flooded:
+            self._answer_with_cookie(header, local, remote, now)
         else:
-            local, remote = (destination, header.destination_port), (source, header.source_port)
-            connection = self._new_connection(local, remote, now, previous)
-            self._half_open[connection] = listener
-            listener.half_open += 1
+            sequence = None if previous is None else previous.sender.next + TIME_WAIT_GAP
+            connection = self._new_connection(local, remote, now, sequence)
+            self._remember_half_open(connection, listener)
             connection.open_passive(header, now)
+
+    def _remember_half_open(self, connection: TcpConnection, listener: TcpListener) -> None:
+        self._half_open[connection] = listener
+        listener.half_open += 1
+
+    def _answer_with_cookie(
+        self, syn: TcpHeader, local: tuple[IpAddress, int], remote: tuple[IpAddress, int], now: float
+    ) -> None:
+        key = _key(remote, local)
+        clock = (int(now * 1000) + self._secrets(key)[1]) & 0xFFFFFFFF  # as the connection will have it
+        window = min(RECEIVE_FLOOR - ROUNDING, self.socket_capacity)  # as the receiver begins with
+        own = TcpOptions(mss=self._mss(remote[0]), window_scale=WINDOW_SCALE, timestamp_value=clock)
+        answer = self._cookies.answer(key, syn, own, window, now)
+        self._send(local[0], remote[0], PROTOCOL_TCP, answer.serialize_segment(local[0], remote[0]))
 
     def _refuse(self, header: TcpHeader, source: IpAddress, destination: IpAddress, length: int, now: float) -> None:
         """RFC 9293 3.10.7.1: the reset that a closed port sends."""
@@ -435,14 +484,14 @@ class Stack:
             if ping is not None:
                 ping.receive_reply(source, message)
         elif message.is_error(version):
-            self._receive_icmp_error(message, source, version)
+            self._receive_icmp_error(message, source, version, now)
 
-    def _receive_icmp_error(self, message: IcmpMessage, source: IpAddress, version: int) -> None:
+    def _receive_icmp_error(self, message: IcmpMessage, source: IpAddress, version: int, now: float) -> None:
         quoted = QuotedPacket.parse(message.body, version)
         mtu = message.next_hop_mtu(version)
         kind = ICMP4_UNREACHABLE if version == 4 else ICMP6_UNREACHABLE
         if mtu is not None:
-            self._on_packet_too_big(quoted, mtu)
+            self._on_packet_too_big(quoted, mtu, now)
         elif message.type == kind:
             number = (version, message.code)
             text = _HARD.get(number) or _SOFT.get(number) or f"unreachable, code {message.code}"
@@ -464,7 +513,7 @@ class Stack:
                 host, _ = readable(quoted.destination, 0)
                 ping.on_unreachable(DestinationUnreachable(f"ping {host}: {text}"))
 
-    def _on_packet_too_big(self, quoted: QuotedPacket, mtu: int) -> None:
+    def _on_packet_too_big(self, quoted: QuotedPacket, mtu: int, now: float) -> None:
         """RFC 1191, RFC 8201: believed only about something in flight, never to make the path larger."""
         floor = MINIMUM_IPV4_MTU if len(quoted.destination) == 4 else MINIMUM_MTU
         mtu = max(mtu, floor)
@@ -473,8 +522,10 @@ class Stack:
         key = _key((quoted.destination, quoted.destination_port), (quoted.source, quoted.source_port))
         connection = self._connections.get(key)
         headers = 40 if len(quoted.destination) == 4 else 60
-        if connection is not None and connection.on_packet_too_big(mtu - headers, quoted.tcp_sequence):
+        if connection is not None and connection.on_packet_too_big(mtu - headers, quoted.tcp_sequence, now):
             self._path_mtu[quoted.destination] = min(mtu, self.path_mtu(quoted.destination))
+            if len(self._path_mtu) > MAX_PATHS:
+                del self._path_mtu[next(iter(self._path_mtu))]
 
     # -- output
 

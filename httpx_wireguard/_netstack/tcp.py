@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -17,11 +17,14 @@ from httpx_wireguard._errors import (
     renewed,
 )
 from httpx_wireguard._netstack.addresses import IpAddress, readable
+from httpx_wireguard._netstack.congestion.control import CongestionControl
+from httpx_wireguard._netstack.limits import SharedLimits
 from httpx_wireguard._netstack.receiver import WINDOW_SCALE, Receiver
 from httpx_wireguard._netstack.rtt import MAXIMUM_RTO
 from httpx_wireguard._netstack.segment_writer import SegmentWriter
-from httpx_wireguard._netstack.sender import SEND_BUFFER, Sender
+from httpx_wireguard._netstack.sender import Run, Sender
 from httpx_wireguard._netstack.sequence import unwrap
+from httpx_wireguard._wire.ecn import CE, ECT_0, ecn_of
 from httpx_wireguard._wire.tcp import Flags, TcpHeader
 
 MSL = 30.0  # seconds; Deviates from RFC 9293 3.4.1 (2 minutes): Linux waits 60 s in TIME-WAIT
@@ -29,7 +32,8 @@ SYN_RETRIES = 7  # R2 of a SYN: 1+2+4+…+64 s and the wait after, more than the
 ORPHAN_RETRIES = 8  # of data that nobody waits for: Linux' tcp_orphan_retries
 DATA_RETRIES = 15  # R2 of data: Linux' tcp_retries2, more than the 100 s of RFC 9293 SHLD-11
 ORPHAN_TIMEOUT = 60.0  # seconds in FIN-WAIT-2 with nobody to read; ours, as Linux' tcp_fin_timeout
-WRITE_LOW_WATER = SEND_BUFFER // 4  # bytes; ours: a waiting writer is woken once for many acknowledgments
+WRITE_LOW_WATER = 1 << 18  # bytes; ours: a waiting writer is woken once for many acknowledgments
+SEND_FLOOR = WRITE_LOW_WATER  # bytes that every writer may have waiting, whatever the others do
 PAWS_IDLE = 24 * 86400.0  # seconds; RFC 7323 5.5: after this a timestamp of 1 ms ticks may have wrapped
 CHALLENGE_INTERVAL = 0.5  # seconds; RFC 5961 7 wants a limit, Linux' is this per connection
 
@@ -37,8 +41,10 @@ MINIMUM_MSS = 88  # bytes; ours, after CVE-2019-11479: a tiny MSS only costs pac
 
 _FIN, _SYN, _RST, _PSH, _ACK = (int(flag) for flag in (Flags.FIN, Flags.SYN, Flags.RST, Flags.PSH, Flags.ACK))
 _SYN_ACK = _SYN | _ACK
-# header prediction: 8 words of header, ACK with or without PSH, nothing but a timestamp option
-_FAST = struct.Struct("!IIHHIIII")
+_ECE, _CWR = int(Flags.ECE), int(Flags.CWR)
+# header prediction: the word with the ECN field, then, behind an IP header of that many bytes and the ports, 7 words of
+# TCP header: ACK with or without PSH, nothing but a timestamp option
+_FAST = {20: struct.Struct("!H22xIIHH4xII"), 40: struct.Struct("!H42xIIHH4xII")}
 _FAST_WORDS = frozenset({8 << 12 | _ACK, 8 << 12 | _ACK | _PSH})
 _TIMESTAMP_LAYOUT = 0x0101080A  # NOP, NOP, kind 8, length 10: RFC 7323 appendix A
 _TIMESTAMP = struct.Struct("!III")
@@ -95,6 +101,7 @@ class TcpConnection:
     __slots__ = (
         "_challenge_at",
         "_close_at",
+        "_ecn",
         "_keepalive",
         "_keepalive_at",
         "_keepalive_probes",
@@ -103,12 +110,16 @@ class TcpConnection:
         "_owner",
         "_persist_at",
         "_persist_retries",
+        "_progress_at",
         "_refused_at",
         "_reset_due",
+        "_send_charged",
+        "_shared",
         "_syn_due",
         "_timestamp_echo",
         "_timestamp_offset",
         "_timestamps",
+        "_user_timeout",
         "_writer",
         "error",
         "hard_error_hint",
@@ -131,18 +142,23 @@ class TcpConnection:
         initial_sequence: int,
         mss: int,
         socket_capacity: int,
+        make_control: Callable[[int], CongestionControl],
         timestamp_offset: int = 0,
+        shared: SharedLimits | None = None,
     ) -> None:
         self._owner = owner
+        self._shared = shared or SharedLimits()
         self.local_address, self.remote_address = local, remote
         self.local, self.remote = readable(*local), readable(*remote)
         self.state = State.SYN_SENT
         self.passive = False
         self.error: WireGuardError | None = None
         self.hard_error_hint: str | None = None  # the last ICMP error, for the text of a later timeout
-        self.sender = Sender(initial_sequence, mss)
-        self.receiver = Receiver(0, mss, socket_capacity)
+        self.sender = Sender(initial_sequence, mss, make_control)
+        self.receiver = Receiver(0, mss, socket_capacity, self._shared.receive)
+        self._send_charged = 0  # bytes of the shared memory that our send queue takes
         self._writer = SegmentWriter(local[0], remote[0], local[1], remote[1])
+        self._ecn = False  # our data may be marked: RFC 3168
         self._timestamps = False
         self._timestamp_offset = timestamp_offset  # RFC 7323 5.4: no clock of ours on the wire
         self._timestamp_echo = 0  # TS.Recent
@@ -153,6 +169,8 @@ class TcpConnection:
         self._persist_at: float | None = None
         self._persist_retries = 0
         self._challenge_at = float("-inf")
+        self._user_timeout: float | None = None
+        self._progress_at = 0.0  # when SND.UNA moved last, or there was something to acknowledge again
         self._keepalive: tuple[float, float, int] | None = None  # idle, interval, count
         self._keepalive_at: float | None = None
         self._keepalive_probes = 0
@@ -170,6 +188,7 @@ class TcpConnection:
 
     def open(self, now: float) -> None:
         """Active open: send a SYN."""
+        self.receiver.open(now)
         self._start_syn(now)
 
     def open_passive(self, syn: TcpHeader, now: float) -> None:
@@ -179,9 +198,17 @@ class TcpConnection:
         self._accept_syn(syn, now)
         self._start_syn(now)
 
+    def open_answered(self, syn: TcpHeader, now: float) -> None:
+        """As `open_passive`, but a cookie was the answer, and its acknowledgment is here (RFC 4987 3.6)."""
+        self.passive = True
+        self.state = State.SYN_RECEIVED
+        self._accept_syn(syn, now)
+        self.sender.next = self.sender.unacknowledged + 1
+
     def _start_syn(self, now: float) -> None:
         sender = self.sender
         sender.next = sender.unacknowledged + 1
+        self._progress_at = now
         sender.start_timer(now)
         self._syn_due = True
         self._owner.touch(self)
@@ -191,6 +218,7 @@ class TcpConnection:
         options, sender, receiver = header.options, self.sender, self.receiver
         receiver.next = header.sequence + 1
         receiver.reset_edge()
+        self._negotiate_ecn(header.flags)
         default = 536 if len(self.local_address[0]) == 4 else 1220  # RFC 9293 MUST-15
         mss = min(max(default if options.mss is None else options.mss, MINIMUM_MSS), sender.mss)
         self._timestamps = options.timestamp_value is not None
@@ -203,6 +231,11 @@ class TcpConnection:
             receiver.scale = WINDOW_SCALE
         sender.window = sender.largest_window = header.window  # never scaled in a SYN
         self._last_received = now
+
+    def _negotiate_ecn(self, flags: int) -> None:
+        """RFC 3168 6.1.1: an ECN-setup SYN has both bits, an ECN-setup SYN-ACK has ECE alone."""
+        self.receiver.ecn = flags & (_ECE | _CWR) == (_ECE if flags & _ACK else _ECE | _CWR)
+        self._ecn = self.receiver.ecn and not self.sender.retries  # never after a SYN of ours without the bits
 
     # -- the user's calls (RFC 9293 3.9.1)
 
@@ -228,8 +261,15 @@ class TcpConnection:
         return (
             self.error is not None
             or sender.fin_at is not None
-            or (self.state in _WRITABLE and sender.space >= WRITE_LOW_WATER)
+            or (self.state in _WRITABLE and self._space >= WRITE_LOW_WATER)
         )
+
+    @property
+    def _space(self) -> int:
+        """Bytes that the writer may add: by its own limit, and by the memory that all writers share."""
+        sender = self.sender
+        shared = SEND_FLOOR + self._send_charged + max(self._shared.send_free, 0) - len(sender.queue)
+        return min(sender.space, max(shared, 0))
 
     def send(self, data: bytes | bytearray | memoryview, now: float) -> int:
         """Queue bytes; returns how many were taken (0: wait until `writable`).
@@ -241,12 +281,23 @@ class TcpConnection:
             raise renewed(self.error)
         if self.sender.fin_at is not None or self.state is State.CLOSED:
             raise ConnectionReset(f"{self.name}: already closed for sending")
-        space = self.sender.space
-        taken = min(len(data), space)
+        taken = min(len(data), self._space)
         if taken:
+            self._on_written(now)
             self.sender.queue.append(bytes(data) if taken == len(data) else bytes(memoryview(data)[:taken]))
+            self._charge_send_queue()
             self._owner.touch(self)
         return taken
+
+    def _on_written(self, now: float) -> None:
+        if self.sender.unacknowledged == self.sender.end:
+            self._progress_at = now
+
+    def _charge_send_queue(self) -> None:
+        """Take what the send queue holds beyond the floor from the shared memory, or give it back."""
+        charge = max(len(self.sender.queue) - SEND_FLOOR, 0)
+        self._shared.send_free -= charge - self._send_charged
+        self._send_charged = charge
 
     def receive(self, max_bytes: int, now: float) -> bytes:
         """Everything that is there, up to `max_bytes`; b"" when nothing is (see `at_eof`).
@@ -255,7 +306,7 @@ class TcpConnection:
         """
         receiver = self.receiver
         if receiver.buffered:
-            data = receiver.take(max_bytes, now, self.sender.rtt.smoothed)
+            data = receiver.take(max_bytes, now)
             if receiver.ack_now or receiver.window_update_due():
                 receiver.ack_now = True
                 self._owner.touch(self)
@@ -271,6 +322,7 @@ class TcpConnection:
         if self.state is State.SYN_SENT:
             self.fail(ConnectionReset(f"{self.name}: closed here before it was open"))
             return
+        self._on_written(now)
         self.sender.close()
         if self.state is State.ESTABLISHED:  # in SYN-RECEIVED the FIN waits for the handshake
             self._enter(State.FIN_WAIT_1)
@@ -309,6 +361,19 @@ class TcpConnection:
         self._keepalive_at = now + idle
         self._owner.touch(self)
 
+    @property
+    def user_timeout(self) -> float | None:
+        """Seconds that data may wait for its acknowledgment, a closed window included (RFC 5482, RFC 9293 3.10.8).
+
+        None leaves it to retransmissions (R2), which this replaces, as it does the count of keep-alive probes.
+        """
+        return self._user_timeout
+
+    @user_timeout.setter
+    def user_timeout(self, seconds: float | None) -> None:
+        self._user_timeout = seconds
+        self._owner.touch(self)
+
     # -- input: the fast path
 
     def receive_packets(self, packets: Sequence[bytes], offset: int, now: float) -> None:
@@ -333,17 +398,21 @@ class TcpConnection:
             except MalformedPacket:
                 self._owner.drop("malformed TCP header")
                 continue
-            self.receive_segment(header, packet[offset + header.header_length :], now)
+            ce = self.receiver.ecn and ecn_of(packet) == CE
+            self.receive_segment(header, packet[offset + header.header_length :], now, ce=ce)
         self._owner.touch(self)
         self._owner.wake(self)
 
     def _receive_predicted(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
         """Take the segments from `index` on that are as predicted; returns how many they are."""
+        if offset not in _FAST:
+            return 0
         receiver, sender = self.receiver, self.sender
-        unpack, data_at = _FAST.unpack_from, offset + 32
+        unpack, data_at = _FAST[offset].unpack_from, offset + 32
+        marked, mark = False, CE if packets[index][0] >> 4 == 4 else CE << 4  # in the first word of an IP header
         run: list[bytes] = []
         length, sequence = 0, receiver.next & 0xFFFFFFFF
-        room = receiver.right_edge - receiver.next
+        room = receiver.room
         una, field = sender.unacknowledged & 0xFFFFFFFF, sender.window >> sender.scale
         echo, refresh = self._timestamp_echo, receiver.next == receiver.last_acknowledgment
         for packet in packets[index:] if index else packets:
@@ -351,7 +420,7 @@ class TcpConnection:
             size = len(payload)
             if not size or length + size > room:
                 break
-            seq, ack, word, window, _, layout, value, _ = unpack(packet, offset + 4)
+            start, seq, ack, word, window, layout, value = unpack(packet)
             if (
                 seq != sequence
                 or ack != una
@@ -364,14 +433,28 @@ class TcpConnection:
             run.append(payload)
             length += size
             sequence = (sequence + size) & 0xFFFFFFFF
+            if start & mark == mark:
+                marked = True
             if refresh:
                 echo, refresh = value, False  # RFC 7323 4.3: only of what begins at Last.ACK.sent
         if run:
             self._timestamp_echo = echo
             self._last_received = now
+            if marked and receiver.ecn:
+                receiver.on_ecn(ce=True, cwr=False)
             sender.confirm_window(receiver.next + length - len(run[-1]))
+            back = int.from_bytes(packets[index][offset + 28 : data_at], "big")
+            if back != receiver.last_echo and len(run[0]) >= receiver.full_segment:
+                receiver.last_echo = back
+                self._measure_echo(back, now)
             receiver.on_in_order(run, length, now)
         return len(run)
+
+    def _measure_echo(self, echo: int, now: float) -> None:
+        """RFC 7323 4.1, for the side that only acknowledges. A lie makes our window too large or too small for it."""
+        ticks = (self._timestamp_value(now) - echo) & 0xFFFFFFFF
+        if ticks <= MAXIMUM_RTO * 1000:
+            self.receiver.on_echo(ticks)
 
     @property
     def _predictable(self) -> bool:
@@ -388,12 +471,12 @@ class TcpConnection:
 
     # -- input: RFC 9293 3.10.7, one method per numbered step
 
-    def receive_segment(self, header: TcpHeader, payload: bytes, now: float) -> None:
-        """Any segment for this connection; the reference that the fast path must equal."""
+    def receive_segment(self, header: TcpHeader, payload: bytes, now: float, *, ce: bool = False) -> None:
+        """Any segment for this connection, marked CE or not; the reference that the fast path must equal."""
         if self.state is State.SYN_SENT:
             self._receive_in_syn_sent(header, payload, now)
         elif self.state is not State.CLOSED:
-            self._receive_synchronized(header, payload, now)
+            self._receive_synchronized(header, payload, ce, now)
         self._owner.touch(self)
         self._owner.wake(self)
 
@@ -416,6 +499,7 @@ class TcpConnection:
         if has_ack:
             self._syn_due = False
             sender.on_established(header.sequence, acknowledgment, header.window, now)  # a SYN's window is not scaled
+            self._on_established(now)
             self.receiver.ack_now = True
             self._enter(State.ESTABLISHED)
             self._last_received = now
@@ -424,7 +508,11 @@ class TcpConnection:
             self.state = State.SYN_RECEIVED
             self._syn_due = True
 
-    def _receive_synchronized(self, header: TcpHeader, payload: bytes, now: float) -> None:
+    def _on_established(self, now: float) -> None:
+        self._progress_at = now
+        self.receiver.start(now, self.sender.rtt.smoothed, timestamps=self._timestamps)
+
+    def _receive_synchronized(self, header: TcpHeader, payload: bytes, ce: bool, now: float) -> None:
         """RFC 9293 3.10.7.4."""
         receiver, flags = self.receiver, header.flags
         sequence = unwrap(header.sequence, receiver.next)
@@ -446,6 +534,8 @@ class TcpConnection:
         if self._timestamps and header.options.timestamp_value is not None and sequence <= receiver.last_acknowledgment:
             self._timestamp_echo = header.options.timestamp_value  # RFC 7323 4.3
         if self._on_acknowledgment(header, sequence, len(payload), now):
+            if payload and receiver.ecn:
+                receiver.on_ecn(ce, bool(flags & _CWR))
             self._receive_text(sequence, payload, bool(flags & _FIN), now)
 
     def precedes(self, syn: TcpHeader) -> bool:
@@ -474,6 +564,8 @@ class TcpConnection:
             return
         if self.state is State.TIME_WAIT and header.flags & _FIN:
             self._close_at = now + 2 * MSL  # RFC 9293 3.10.7.4 eighth: the FIN came again
+        if self.state is State.SYN_RECEIVED and header.flags & (_SYN | _ECE | _CWR) == _SYN:
+            self._ecn = False  # RFC 3168 6.1.1: the SYN came again, without the bits
         if (
             length
             and sequence < self.receiver.next
@@ -486,8 +578,8 @@ class TcpConnection:
             self._challenge(now)
 
     def _challenge(self, now: float) -> None:
-        """RFC 5961 7: an acknowledgment that shows where we are, limited in rate."""
-        if now - self._challenge_at >= CHALLENGE_INTERVAL:
+        """RFC 5961 7: an acknowledgment that shows where we are, limited in rate, here and for the whole tunnel."""
+        if now - self._challenge_at >= CHALLENGE_INTERVAL and self._shared.challenges.take(now):
             self._challenge_at = now
             if self.state is State.SYN_RECEIVED:
                 self._syn_due = True  # our SYN,ACK says the same, and may have been lost
@@ -526,6 +618,7 @@ class TcpConnection:
                 return False
             self._syn_due = False
             sender.on_established(sequence, acknowledgment, header.window << sender.scale, now)
+            self._on_established(now)
             self._enter(State.FIN_WAIT_1 if sender.fin_at is not None else State.ESTABLISHED)
             if self.passive:
                 self._owner.on_established(self)
@@ -537,43 +630,44 @@ class TcpConnection:
         window_changed = current and sender.update_window(sequence, acknowledgment, header.window)
         if sender.next == sender.unacknowledged or (sender.window == 0 and not self._orphan):
             sender.retries = 0  # MUST-36: a far side that answers may keep its window shut for ever
-        advanced = acknowledgment > sender.unacknowledged
-        duplicate = (  # RFC 5681 2
-            acknowledgment == sender.unacknowledged < sender.next
-            and not length
-            and not window_changed
-            and not header.flags & _FIN
+        if self._ecn and current and header.flags & _ECE:
+            sender.on_ecn_echo(now)  # first: it must not make the window grow
+        duplicate = (  # RFC 5681 2; also with nothing in flight, which a tail probe that came twice causes
+            acknowledgment == sender.unacknowledged and not length and not window_changed and not header.flags & _FIN
         )
+        advanced = acknowledgment > sender.unacknowledged
         if advanced:
-            sender.on_ack(acknowledgment, self._echoed_rtt(header, now), now)
             self._persist_retries = 0
-        if header.options.sack_blocks or duplicate:
-            sender.on_sack(self._unwrap_blocks(header), duplicate, now)
+            self._progress_at = now
+        if advanced or duplicate or header.options.sack_blocks:
+            blocks, reported = self._sort_blocks(header, acknowledgment)
+            acknowledgment = max(acknowledgment, sender.unacknowledged)
+            sender.on_ack(acknowledgment, blocks, reported, duplicate, self._echoed(header, now), now)
+            if self._send_charged:
+                self._charge_send_queue()
         return self._on_our_fin_acknowledged(now) if sender.fin_at is not None else True
 
-    def _echoed_rtt(self, header: TcpHeader, now: float) -> float | None:
-        """RFC 7323 4.1: the round trip by our own timestamp, where Karn's algorithm waits for one.
-
-        A duplicate reported (RFC 2883) means that an acknowledgment was lost: the echo is of the first transmission,
-        and would measure our own timeout.
-        """
-        sender, options = self.sender, header.options
-        if not (sender.rtt.backed_off and sender.sack and self._timestamps) or options.timestamp_value is None:
+    def _echoed(self, header: TcpHeader, now: float) -> int | None:
+        """When the segment left whose timestamp comes back (RFC 7323 4.1), in ms of our clock."""
+        if not self._timestamps or header.options.timestamp_value is None:
             return None
-        blocks, acknowledgment = options.sack_blocks, header.acknowledgment
-        if blocks and unwrap(blocks[0][1], acknowledgment) <= acknowledgment:
-            return None
-        elapsed = (self._timestamp_value(now) - options.timestamp_echo) & 0xFFFFFFFF
-        return max(elapsed, 1) / 1000 if elapsed <= MAXIMUM_RTO * 1000 else None  # else a lie
+        elapsed = (self._timestamp_value(now) - header.options.timestamp_echo) & 0xFFFFFFFF
+        return int(now * 1000) - elapsed if elapsed <= MAXIMUM_RTO * 1000 else None  # else a lie
 
-    def _unwrap_blocks(self, header: TcpHeader) -> list[tuple[int, int]]:
-        """Blocks inside what is in flight; others are duplicates (RFC 2883) or lies."""
-        sender = self.sender
-        low, high = sender.unacknowledged, sender.next
-        if not sender.sack:
-            return []
-        blocks = ((unwrap(left, low), unwrap(right, low)) for left, right in header.options.sack_blocks)
-        return [(left, right) for left, right in blocks if low < left < right <= high]
+    def _sort_blocks(
+        self, header: TcpHeader, acknowledgment: int
+    ) -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
+        """The SACK blocks inside what is in flight, ascending, and the D-SACK (RFC 2883 4); the rest are lies."""
+        sender, found = self.sender, header.options.sack_blocks
+        if not (found and sender.sack):
+            return [], None
+        low, high = max(acknowledgment, sender.unacknowledged), sender.next
+        blocks = [(unwrap(left, low), unwrap(right, low)) for left, right in found]
+        first = blocks[0]
+        below = first[0] < first[1] <= acknowledgment
+        inside = len(blocks) > 1 and blocks[1][0] <= first[0] < first[1] <= blocks[1][1]
+        reported = first if (below or inside) and first[1] <= high else None
+        return sorted(block for block in blocks if low < block[0] < block[1] <= high), reported
 
     def _on_our_fin_acknowledged(self, now: float) -> bool:
         """The states in which our FIN waits for its acknowledgment."""
@@ -615,10 +709,7 @@ class TcpConnection:
 
     def _on_fin(self, now: float) -> None:
         """Eighth: the far side's half is complete."""
-        receiver = self.receiver
-        receiver.fin_received = True
-        receiver.next += 1
-        receiver.ack_now = True
+        self.receiver.on_fin()
         if self.state is State.ESTABLISHED:
             self._enter(State.CLOSE_WAIT)
         elif self.state is State.FIN_WAIT_1:
@@ -636,11 +727,11 @@ class TcpConnection:
         if hard and self.state in _OPENING:  # MUST-56: soft errors, and errors of open connections, only inform
             self.fail(DestinationUnreachable(f"{self.name}: {text} (ICMP from inside the tunnel)"))
 
-    def on_packet_too_big(self, mss: int, sequence: int) -> bool:
+    def on_packet_too_big(self, mss: int, sequence: int, now: float) -> bool:
         """The path takes TCP payloads of at most `mss` bytes, options included (RFC 1191, RFC 8201)."""
         if not self._in_flight(sequence):
             return False
-        self.sender.set_mss(max(mss, MINIMUM_MSS) - (_TIMESTAMP_BYTES if self._timestamps else 0))
+        self.sender.set_mss(max(mss, MINIMUM_MSS) - (_TIMESTAMP_BYTES if self._timestamps else 0), now)
         self._owner.touch(self)
         return True
 
@@ -653,11 +744,12 @@ class TcpConnection:
     def next_timeout(self) -> float | None:
         """The earliest of the connection's timers, or None."""
         timers = (
-            self.sender.retransmit_at,
+            self.sender.next_timeout(),
             self.receiver.ack_deadline,
             self._persist_at,
             self._close_at,
             self._keepalive_at,
+            self._user_timeout_at,
         )
         return min((timer for timer in timers if timer is not None), default=None)
 
@@ -667,8 +759,13 @@ class TcpConnection:
         if self._close_at is not None and now >= self._close_at:
             self._enter_closed(None)
             return
+        if (due := self._user_timeout_at) is not None and now >= due:
+            self._reset_due = self.state not in _OPENING  # a far side that keeps its window shut is still there
+            self._give_up(f"nothing acknowledged for {self._user_timeout:g} s, the user timeout")
+            return
         if receiver.ack_deadline is not None and now >= receiver.ack_deadline:
             receiver.on_ack_timeout()
+        sender.handle_timeout(now)  # first: a probe of the tail takes the retransmission timer's place (RFC 8985 7.2)
         if sender.retransmit_at is not None and now >= sender.retransmit_at:
             self._on_retransmission_timeout(now)
         if self._persist_at is not None and now >= self._persist_at:
@@ -677,6 +774,12 @@ class TcpConnection:
             self._probe_idle(now)
         self._owner.touch(self)
 
+    @property
+    def _user_timeout_at(self) -> float | None:
+        if self._user_timeout is None or self.sender.unacknowledged == self.sender.end or self.state is State.CLOSED:
+            return None
+        return self._progress_at + self._user_timeout
+
     def _on_retransmission_timeout(self, now: float) -> None:
         sender = self.sender
         opening = self.state in _OPENING
@@ -684,7 +787,7 @@ class TcpConnection:
             what = "no answer to SYN" if opening else "no acknowledgment"
             self._give_up(f"{what} after {sender.retries} retransmissions")
             return
-        sender.on_retransmission_timeout(now)
+        sender.on_timeout(now)
         self._syn_due = opening
 
     def _probe_zero_window(self, now: float) -> None:
@@ -705,8 +808,11 @@ class TcpConnection:
             sender.probe_due = True
 
     @property
-    def _data_retries(self) -> int:
-        return ORPHAN_RETRIES if self._orphan else DATA_RETRIES
+    def _data_retries(self) -> float:
+        """R2."""
+        if self._orphan:
+            return ORPHAN_RETRIES
+        return DATA_RETRIES if self._user_timeout is None else float("inf")
 
     def _give_up(self, what: str) -> None:
         hint = f"; {self.hard_error_hint}" if self.hard_error_hint else ""
@@ -721,13 +827,20 @@ class TcpConnection:
             self._keepalive_at = self._last_received + idle
         elif self.state in _OPENING or self.sender.next > self.sender.unacknowledged:
             self._keepalive_at = now + idle  # retransmissions already watch the far side
-        elif self._keepalive_probes >= count:
+        elif self._probes_failed(count, now):
             self._reset_due = True
-            self.fail(ConnectionTimedOut(f"{self.name}: {count} keep-alive probes went unanswered"))
+            probes = self._keepalive_probes
+            self.fail(ConnectionTimedOut(f"{self.name}: {probes} keep-alive probes went unanswered"))
         else:
             self._keepalive_probes += 1
             self._keepalive_at = now + interval
             self.sender.probe_due = True
+
+    def _probes_failed(self, count: int, now: float) -> bool:
+        """By their number; or, as in Linux, by the user timeout if there is one."""
+        if self._user_timeout is None:
+            return self._keepalive_probes >= count
+        return self._keepalive_probes > 0 and now >= self._last_received + self._user_timeout
 
     # -- output
 
@@ -741,15 +854,14 @@ class TcpConnection:
             return []
         receiver, sender = self.receiver, self.sender
         packets: list[bytes] = []
-        if self.state in _SENDING and (sender.next < sender.end or sender.board.lost_below > sender.unacknowledged):
+        if self.state in _SENDING and (sender.next < sender.end or sender.board.lost or sender.tail.due):
             runs = sender.runs_to_send(now)
             if runs:
                 window, options = receiver.window_field(), self._options(now)
                 if sender.more_due:
                     self._owner.touch(self)
                 for run in runs:
-                    last = _PSH | (_FIN if run.fin else 0)
-                    packets += self._writer.run(run.sequence, run.payloads, receiver.next, _ACK, last, window, options)
+                    packets += self._data_packets(run, window, options)
         if not packets and sender.probe_due:
             packets.append(self._empty(sender.unacknowledged - 1, now))
         elif receiver.ack_now and (not packets or self._sack_due):
@@ -759,6 +871,23 @@ class TcpConnection:
             sender.probe_due = False
         self._arm_persist(now)
         return packets
+
+    def _data_packets(self, run: Run, window: int, options: bytes) -> list[bytes]:
+        """RFC 3168 6.1.2, 6.1.5: new data is ECN-capable, and its first segment after a reduction carries CWR."""
+        write, acknowledgment, flags = self._writer.run, self.receiver.next, self._ack_flags
+        sequence, payloads, last = run.sequence, run.payloads, _PSH | (_FIN if run.fin else 0)
+        if not self._ecn or run.again or not payloads[0]:
+            return write(sequence, payloads, acknowledgment, flags, last, window, options)
+        if not self.sender.cwr_due:
+            return write(sequence, payloads, acknowledgment, flags, last, window, options, ECT_0)
+        self.sender.cwr_due = False
+        first, rest = payloads[:1], payloads[1:]
+        packets = write(sequence, first, acknowledgment, flags | _CWR, 0 if rest else last, window, options, ECT_0)
+        return packets + write(sequence + len(first[0]), rest, acknowledgment, flags, last, window, options, ECT_0)
+
+    @property
+    def _ack_flags(self) -> int:
+        return _ACK | _ECE if self.receiver.ecn_echo else _ACK  # RFC 3168 6.1.3: on every one
 
     def _arm_persist(self, now: float) -> None:
         sender = self.sender
@@ -772,7 +901,8 @@ class TcpConnection:
         options = self._options(now)
         if self._sack_due:
             options += self._sack_option(3 if options else 4)  # RFC 2018 3: what fits 40 bytes of options
-        return self._writer.run(sequence, [b""], receiver.next, _ACK, 0, receiver.window_field(), options)[0]
+        window = receiver.window_field()
+        return self._writer.run(sequence, [b""], receiver.next, self._ack_flags, 0, window, options)[0]
 
     def _syn_packet(self, now: float) -> bytes:
         sender, receiver = self.sender, self.receiver
@@ -784,7 +914,10 @@ class TcpConnection:
             options += self._timestamp_option(now)
         if not answering or receiver.scale:
             options += struct.pack("!BBBB", 1, 3, 3, WINDOW_SCALE)
-        flags = _SYN | (_ACK if answering else 0)
+        if answering:
+            flags = _SYN_ACK | _ECE if self._ecn else _SYN_ACK
+        else:
+            flags = _SYN if sender.retries else _SYN | _ECE | _CWR  # RFC 3168 6.1.1.1: the bits may be why it was lost
         acknowledgment = receiver.next if answering else 0
         window = receiver.syn_window_field()
         receiver.on_ack_sent()
@@ -836,9 +969,15 @@ class TcpConnection:
         self._close_at = now + 2 * MSL
         self._stop_timers()
         self._enter(State.TIME_WAIT)
+        self._shared.enter_time_wait(self)
+
+    def end_time_wait(self) -> None:
+        """Its time is over, or too many wait."""
+        self._enter_closed(None)
 
     def _stop_timers(self) -> None:
-        self.sender.retransmit_at = self._persist_at = self._keepalive_at = None
+        self.sender.stop_timers()
+        self._persist_at = self._keepalive_at = None
         self.receiver.ack_deadline = None
 
     def fail(self, error: WireGuardError) -> None:
@@ -852,5 +991,13 @@ class TcpConnection:
         self._syn_due = False
         if error is not None or self._orphan:
             self.sender.discard()
+        self._release_shared()
         self._enter(State.CLOSED)
         self._owner.on_closed(self)
+
+    def _release_shared(self) -> None:
+        """What the others may have now."""
+        self.receiver.leave()
+        self._shared.send_free += self._send_charged
+        self._send_charged = 0
+        self._shared.leave_time_wait(self)

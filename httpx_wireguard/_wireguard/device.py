@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from httpx_wireguard._deadlines import Deadlines
 from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._wire.ecn import NOT_ECT
 from httpx_wireguard._wireguard.allowed_ips import AllowedIps
 from httpx_wireguard._wireguard.constants import KEY_SIZE, UNDER_LOAD_HANDSHAKES
 from httpx_wireguard._wireguard.cookies import CookieChecker, LoadMeter, TokenBuckets
@@ -72,12 +73,15 @@ class Device:
 
     # --- receiving ---
 
-    def receive_datagrams(self, data: memoryview, segment_size: int, source: SocketAddress, now: float) -> list[bytes]:
+    def receive_datagrams(
+        self, data: memoryview, segment_size: int, source: SocketAddress, now: float, *, ecn: int = NOT_ECT
+    ) -> list[bytes]:
         """Take one read of the UDP socket and return the packets inside.
 
         Args:
             data: one datagram, or several that the kernel coalesced: all of `segment_size`, the last may be shorter.
             source: where all of them came from.
+            ecn: the codepoint of their outer IP headers.
 
         Returns:
             Authentic inner packets, each from an address that belongs to the sending peer, without padding, in order.
@@ -88,12 +92,12 @@ class Device:
             return packets
         segment_size = segment_size if segment_size > 0 else len(data)
         while len(data):
-            consumed = self._receive_next(data, segment_size, source, now, packets)
+            consumed = self._receive_next(data, segment_size, source, ecn, now, packets)
             data = data[consumed:]
         return packets
 
     def _receive_next(
-        self, data: memoryview, segment_size: int, source: SocketAddress, now: float, packets: list[bytes]
+        self, data: memoryview, segment_size: int, source: SocketAddress, ecn: int, now: float, packets: list[bytes]
     ) -> int:
         """Take the first datagram of `data`, and those behind it of the same session; return their bytes."""
         datagram = data[:segment_size]
@@ -117,7 +121,10 @@ class Device:
         plaintexts, consumed = session.open_run(data, segment_size, peer.drop)
         if plaintexts:
             self._receive_opened(peer, session, plaintexts, source, now)
+            before = len(packets)
             self._accept_packets(peer, plaintexts, packets)
+            if ecn:
+                packets[before:] = session.ecn.decapsulate(packets[before:], ecn, peer.drop)
         return consumed
 
     def _receive_opened(

@@ -22,6 +22,7 @@ class Drop(StrEnum):
     # authentic packets
     MALFORMED_INNER = "malformed inner packet"
     SOURCE_NOT_ALLOWED = "inner source outside AllowedIPs"
+    CONGESTION = "congestion mark on a packet without ECN"  # RFC 6040 4.2: dropped in place of the router
     # packets to send
     STAGED_OVERFLOW = "staged queue full"
     STAGED_GIVEN_UP = "handshake given up"

@@ -170,9 +170,10 @@ class Peer:
         """Seal and queue packets; an empty one is a keepalive and expects no answer."""
         if self.endpoint is None:
             return self._fail(Drop.NO_ENDPOINT, len(packets))
-        buffers, sizes = session.seal_run(packets, self._interface.mtu)
-        self._interface.queue.add(self.endpoint, buffers, sizes)
-        self.sent_bytes += sum(sizes)
+        for codepoint, run in session.ecn.encapsulate(packets):
+            buffers, sizes = session.seal_run(run, self._interface.mtu)
+            self._interface.queue.add(self.endpoint, buffers, sizes, codepoint)
+            self.sent_bytes += sum(sizes)
         self._timers.on_authenticated_sent(now)
         if any(packets):
             self._timers.on_data_sent(now)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from httpx_wireguard._wire.ecn import NOT_ECT
 from httpx_wireguard._wireguard.constants import MAX_RUN_BYTES, MAX_RUN_DATAGRAMS
 
 SocketAddress = tuple[Any, ...]  # whatever the socket's recvmsg returns and sendto takes
 
 
 class DatagramRun(NamedTuple):
-    """Datagrams of one size to one endpoint; only the last may be shorter."""
+    """Datagrams of one size and one ECN codepoint to one endpoint; only the last may be shorter."""
 
     endpoint: SocketAddress
     segment_size: int  # bytes of every datagram but the last
     buffers: list[bytes]  # concatenated, they are the datagrams
+    ecn: int  # codepoint of the outer IP header
 
 
 class RunQueue:
@@ -27,12 +29,12 @@ class RunQueue:
         self._room = 0  # datagrams that the last run still takes
         self._bytes = 0  # bytes in the last run
 
-    def add(self, endpoint: SocketAddress, buffers: list[bytes], sizes: list[int]) -> None:
+    def add(self, endpoint: SocketAddress, buffers: list[bytes], sizes: list[int], ecn: int = NOT_ECT) -> None:
         """Append datagrams: `sizes[i]` bytes in `buffers[2 * i]` and `buffers[2 * i + 1]`."""
         start, count = 0, len(sizes)
         while start < count:
             size = sizes[start]
-            room = self._room_for(endpoint, size)
+            room = self._room_for(endpoint, size, ecn)
             end = start + 1
             limit = min(count, start + room)
             while end < limit and sizes[end] == size:
@@ -41,7 +43,7 @@ class RunQueue:
             start = end
 
     def add_datagram(self, endpoint: SocketAddress, datagram: bytes) -> None:
-        self._room_for(endpoint, len(datagram))
+        self._room_for(endpoint, len(datagram), NOT_ECT)
         self._extend([datagram], len(datagram), 1)
 
     def take(self) -> list[DatagramRun]:
@@ -57,13 +59,14 @@ class RunQueue:
         self._bytes += size * count
         self._room = self._room - count if size == run.segment_size else 0
 
-    def _room_for(self, endpoint: SocketAddress, size: int) -> int:
+    def _room_for(self, endpoint: SocketAddress, size: int, ecn: int) -> int:
         """Return how many datagrams of `size` the last run takes; begins a new run if it takes none."""
         if self._room:
             run = self._runs[-1]
-            if run.endpoint == endpoint and size <= run.segment_size and self._bytes + size <= MAX_RUN_BYTES:
+            fits = size <= run.segment_size and self._bytes + size <= MAX_RUN_BYTES
+            if fits and run.endpoint == endpoint and run.ecn == ecn:
                 return min(self._room, (MAX_RUN_BYTES - self._bytes) // size) if size == run.segment_size else 1
-        self._runs.append(DatagramRun(endpoint, size, []))
+        self._runs.append(DatagramRun(endpoint, size, [], ecn))
         self._room = MAX_RUN_DATAGRAMS
         self._bytes = 0
         return min(MAX_RUN_DATAGRAMS, max(1, MAX_RUN_BYTES // size))

@@ -17,6 +17,7 @@ from httpx_wireguard._wireguard.constants import (
 )
 from httpx_wireguard._wireguard.crypto import Aead, AuthenticationFailure
 from httpx_wireguard._wireguard.drops import Drop
+from httpx_wireguard._wireguard.ecn import EcnMode
 from httpx_wireguard._wireguard.messages import KEEPALIVE_SIZE, TRANSPORT, TRANSPORT_HEADER, TRANSPORT_HEADER_SIZE
 from httpx_wireguard._wireguard.replay import ReplayWindow
 
@@ -44,6 +45,7 @@ class Session:
         "_remote_index",
         "_window",
         "created",
+        "ecn",
         "is_initiator",
         "local_index",
         "sent",
@@ -65,6 +67,7 @@ class Session:
         self._remote_index = remote_index
         self._window = ReplayWindow()
         self._rekey_asked = False
+        self.ecn = EcnMode()
         self.local_index = local_index
         self.is_initiator = is_initiator
         self.created = now

@@ -1,9 +1,11 @@
 """What the tunnel costs HTTP clients: each client with it, and without it to the same web server, by turns.
 
     nox -s bench -- --clients httpx aiohttp --modes get download --rounds 5 --json figures.json
+    nox -s bench -- --simulated
 
 Every measurement is a process of its own. The table has the median of the rounds, and their range. "x" is how many
-times as long the tunnel takes: the median of the ratios within a round.
+times as long the tunnel takes: the median of the ratios within a round. `--simulated` measures no client, but TCP over
+simulated networks: see simulated.py.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from typing import Any
 
 from tests.benchmarks.bench_client import CLIENTS
 from tests.benchmarks.bench_server import Server, opened_server
+from tests.benchmarks.simulated import measured
+from tests.benchmarks.simulated import table as goodput_table
 
 VARIANTS = ("tunnel", "plain")
 MODES = {  # the title, and the metrics that bench_client returns; "x" compares the first
@@ -83,6 +87,13 @@ def spread(values: Sequence[float]) -> str:
     return "{} [{}-{}]".format(*(f"{x:.0f}" if x >= 100 else f"{x:.3g}" for x in numbers))
 
 
+def simulated(json_file: Path | None) -> None:
+    figures = measured()
+    print(goodput_table(figures))
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", nargs="+", choices=CLIENTS, default=list(CLIENTS))
@@ -90,8 +101,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="for a process's small requests")
     parser.add_argument("--pin", action="store_true", help="servers and clients on processors of their own (Linux)")
+    parser.add_argument("--simulated", action="store_true", help="TCP over simulated networks, and nothing else")
     parser.add_argument("--json", type=Path, help="a file for all figures")
     options = parser.parse_args()
+    if options.simulated:
+        simulated(options.json)
+        return
     with TemporaryDirectory(prefix="httpx-wireguard-") as directory:
         conf = Path(directory, "wg0.conf")
         processors = sorted(os.sched_getaffinity(0)) if options.pin else []

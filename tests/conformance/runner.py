@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from dataclasses import replace
 from inspect import signature
 from itertools import groupby
 from typing import Any
@@ -228,8 +229,12 @@ class Runner:
 
     def _do_keepalive(self, idle: str = "", interval: str = "", count: str = "") -> None:
         """Without numbers the package's own."""
-        numbers = [int(number) if number else None for number in (idle, interval, count)]
-        _apply(TcpOptions(True, True, *numbers), self._connection, START + self._now)
+        options = TcpOptions(keepalive=True)
+        if idle:
+            options = replace(
+                options, keepalive_idle=int(idle), keepalive_interval=int(interval), keepalive_count=int(count)
+            )
+        _apply(options, self._connection, START + self._now)
 
     def _do_isn(self, number: str) -> None:
         """The far side was restarted: its next SYN has this initial sequence number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import socket
 import subprocess
 import sys
 import textwrap
@@ -29,6 +30,7 @@ from httpx_wireguard import (
 )
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._streams import SyncStream
+from httpx_wireguard._wire.ecn import ECT_0
 from httpx_wireguard.testing import IPV4, IPV6, WireGuardPeer
 
 PATIENCE = 20.0  # seconds after which something that should have happened has not
@@ -95,6 +97,21 @@ def waiting(tunnel: Tunnel, count: int = 1) -> Callable[[], bool]:
             return len(driver._waiters) >= count
 
     return enough
+
+
+@pytest.mark.skipif(not hasattr(socket, "IP_RECVTOS"), reason="the system does not tell the traffic class")
+def test_both_ends_find_out_that_the_other_carries_congestion_marks(tunnel: Tunnel) -> None:
+    """The codepoints of outer headers pass the sockets in both directions."""
+    driver = tunnel._running()[1]
+    stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+    assert exchange(stream, b"shows it") == b"shows it"
+    assert exchange(stream, b"and sees it") == b"and sees it"
+    with driver.lock:
+        session = driver.engine.device.peers[0].current
+        assert session is not None
+        packets = [bytes((0x45, ECT_0))] * 2
+        assert session.ecn.encapsulate(packets) == [(ECT_0, packets)]
+    stream.close()
 
 
 def test_many_threads_with_random_timeouts_lose_no_wake_up(tunnel: Tunnel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from httpx_wireguard import EndpointError
+from httpx_wireguard._drivers import udp
 from httpx_wireguard._drivers.udp import UdpSocket, UdpSockets
+from httpx_wireguard._wire.ecn import CE, ECT_0, ECT_1, NOT_ECT
 
 PATIENCE_MS = 5000
 
@@ -92,6 +95,67 @@ def test_a_run_arrives_as_its_datagrams(receiver: UdpSocket, offload: bool) -> N
         ours.send([data[:7], data[7:1999], data[1999:]], 1000, plain.getsockname())
         ours.close()
         assert [plain.recv(2000) for _ in range(3)] == [data[:1000], data[1000:2000], data[2000:]]
+
+
+@pytest.fixture
+def ours() -> Iterator[UdpSocket]:
+    one = UdpSocket(socket.AF_INET, "127.0.0.1")
+    yield one
+    one.close()
+
+
+FAMILIES = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+reads_ecn = pytest.mark.skipif(not hasattr(socket, "IP_RECVTOS"), reason="the system does not tell the traffic class")
+
+
+@reads_ecn
+@pytest.mark.parametrize("offload", [True, False])
+@pytest.mark.parametrize(("family", "host"), FAMILIES)
+def test_the_codepoint_of_a_run_arrives_with_it(family: socket.AddressFamily, host: str, offload: bool) -> None:
+    """RFC 3168 5: also of the datagrams that the kernel cut a run into, and put together again."""
+    try:
+        ours = UdpSocket(family, host, offload=offload)
+    except EndpointError:
+        pytest.skip("no such addresses here")
+    with contextlib.closing(ours), contextlib.closing(UdpSocket(family, host, offload=offload)) as theirs:
+        endpoint = (host, theirs.port, 0, 0)[: 4 if family == socket.AF_INET6 else 2]
+        data = [bytes([number]) * 1000 for number in range(3)]
+        for codepoint in (NOT_ECT, ECT_0, CE, ECT_1, NOT_ECT, ECT_0):
+            ours.send(data, 1000, endpoint, codepoint)
+            wait_readable(theirs)
+            batches = []
+            while (batch := theirs.receive()) is not None:
+                batches.append((bytes(batch[0]), batch[1], batch[3]))
+            assert batches == [(b"".join(data), 1000, codepoint)]
+
+
+@reads_ecn
+def test_codepoints_are_not_mixed(receiver: UdpSocket, ours: UdpSocket) -> None:
+    """Neither in a joined read, nor in what is held for the next one."""
+    for codepoint in (ECT_0, ECT_0, CE, ECT_0, NOT_ECT, NOT_ECT):
+        ours.send([b"a" * 100], 100, ("127.0.0.1", receiver.port), codepoint)
+    wait_readable(receiver)
+    batches = []
+    while (batch := receiver.receive()) is not None:
+        batches.append((len(batch[0]), batch[3]))
+    assert batches == [(200, ECT_0), (100, CE), (100, ECT_0), (100, NOT_ECT), (100, NOT_ECT)]
+
+
+@reads_ecn
+@pytest.mark.parametrize("option", [None, 9999], ids=["no option", "option refused"])
+def test_without_the_means_to_read_marks_nothing_is_sent_ecn_capable(
+    monkeypatch: pytest.MonkeyPatch, receiver: UdpSocket, option: int | None
+) -> None:
+    """An ECN-capable datagram tells the far side that marks are heeded here."""
+    monkeypatch.setitem(udp._TRAFFIC_CLASS, socket.AF_INET, (socket.IPPROTO_IP, socket.IP_TOS, option))
+    with contextlib.closing(UdpSocket(socket.AF_INET, "127.0.0.1", offload=False)) as ours:
+        ours.send([b"a" * 100], 100, ("127.0.0.1", receiver.port), ECT_0)
+        receiver.send([b"b" * 100], 100, ("127.0.0.1", ours.port), CE)
+        for one, data in ((receiver, b"a" * 100), (ours, b"b" * 100)):
+            wait_readable(one)
+            batch = one.receive()
+            assert batch is not None
+            assert (bytes(batch[0]), batch[3]) == (data, NOT_ECT)
 
 
 @pytest.mark.skipif(not hasattr(socket, "MSG_ERRQUEUE"), reason="the error queue is Linux'")

@@ -23,6 +23,7 @@ from urllib3.exceptions import (
     MaxRetryError,
     NameResolutionError,
     NewConnectionError,
+    ProtocolError,
     ProxySchemeUnsupported,
     ReadTimeoutError,
 )
@@ -37,6 +38,7 @@ from tests.tls_server import TlsServer, certificate, server_context
 from tests.wg_quick import wg_quick
 
 PATIENCE = 20.0  # seconds
+DEAF = threading.Event()  # set: the server that reads nothing may go
 SECURE = "server.test"  # the name in the certificate
 FINGERPRINT = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate()[0].decode())).hexdigest()
 
@@ -77,6 +79,12 @@ def serve_silence(stream: SyncStream) -> None:
         pass
 
 
+def serve_deafness(stream: SyncStream) -> None:
+    """Takes nothing until it is reset."""
+    DEAF.wait(PATIENCE)
+    stream.close()
+
+
 @pytest.fixture(scope="module")
 def peer() -> Iterator[WireGuardPeer]:
     servers: dict[int, Callable[[SyncStream], None]] = {
@@ -85,6 +93,7 @@ def peer() -> Iterator[WireGuardPeer]:
         413: serve_refusal,
         3128: serve_proxy,
         8001: serve_silence,
+        8002: serve_deafness,
     }
     with WireGuardPeer(servers=servers, names={SECURE: [IPV4], "proxy.test": [IPV4]}, clients=3) as peer:
         yield peer
@@ -145,6 +154,18 @@ def test_socket_options_reach_the_tunnel(tunnel: Tunnel, caplog: pytest.LogCaptu
         assert pool.request("GET", f"http://{IPV4}/", timeout=PATIENCE).status == 200
     (ignored,) = [record.getMessage() for record in caplog.records if "socket option" in record.getMessage()]
     assert str(int(socket.SO_RCVBUF)) in ignored
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it, and Python only there")
+def test_a_user_timeout_ends_an_upload_that_nobody_takes(tunnel: Tunnel) -> None:
+    """RFC 5482; the window of a server that reads nothing stays closed."""
+    options = [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 250)]
+    with (
+        WireGuardPoolManager(tunnel, socket_options=options, timeout=PATIENCE, retries=False) as pool,
+        pytest.raises(ProtocolError, match=r"nothing acknowledged for 0\.25 s, the user timeout"),
+    ):
+        pool.request("POST", f"http://{IPV4}:8002/", body=bytes(8_000_000))
+    DEAF.set()
 
 
 def test_an_answer_that_comes_in_the_middle_of_an_upload_is_read(pool: WireGuardPoolManager) -> None:

@@ -3,229 +3,33 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import pytest
 
-from httpx_wireguard._config import Config, PeerConfig
-from httpx_wireguard._engine import Engine
 from httpx_wireguard._errors import ConnectionTimedOut, WireGuardError
-from httpx_wireguard._netstack.listener import HALF_OPEN_LIMIT, TcpListener
+from httpx_wireguard._netstack.listener import HALF_OPEN_LIMIT
 from httpx_wireguard._netstack.stack import EPHEMERAL_PORTS, Stack
-from httpx_wireguard._netstack.tcp import State, TcpConnection
-from httpx_wireguard._wire import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP
-from httpx_wireguard._wire.checksum import pseudo_header_sum
-from httpx_wireguard._wire.icmp import packet_too_big
+from httpx_wireguard._netstack.tcp import State
+from httpx_wireguard._wire import PROTOCOL_TCP
 from httpx_wireguard._wire.ipv4 import Ipv4Header
-from httpx_wireguard._wire.ipv6 import Ipv6Header
 from httpx_wireguard._wire.tcp import (
-    OPTION_NO_OPERATION,
     OPTION_SACK_PERMITTED,
     OPTION_TIMESTAMPS,
     OPTION_WINDOW_SCALE,
     Flags,
     TcpHeader,
 )
-from httpx_wireguard._wireguard.crypto import PrivateKey
-from tests.simnet import Link, Network, SeededEntropy
-
-CLIENT, SERVER = ("10.0.0.2", "fd00::2"), ("10.0.0.1", "fd00::1")
-PACKED = {
-    4: (bytes([10, 0, 0, 2]), bytes([10, 0, 0, 1])),
-    6: (b"\xfd" + bytes(14) + b"\x02", b"\xfd" + bytes(14) + b"\x01"),
-}
-KEYS = (b"client".ljust(32, b"."), b"server".ljust(32, b"."))
-ADDRESSES = (("192.0.2.1", 40000), ("192.0.2.2", 51820))
-
-
-class StackHost:
-    """A host whose packets travel bare."""
-
-    def __init__(self, index: int, mtu: int = 1420) -> None:
-        self.index = index
-        self.stack = Stack([PACKED[4][index], PACKED[6][index]], mtu, SeededEntropy(index), 1 << 17)
-        self.sent = 0
-        self.path_mtu = 65535  # a router says "too big" to what is larger
-        self.stripped: tuple[int, ...] = ()  # TCP options that a middlebox takes out of our SYNs
-
-    def connect(self, version: int, port: int, now: float) -> TcpConnection:
-        return self.stack.open_tcp((PACKED[version][1], port), now)
-
-    def listen(self, port: int, backlog: int = 128) -> TcpListener:
-        return self.stack.listen_tcp(port, backlog)
-
-    def receive(self, packets: list[bytes], sender: int, now: float) -> None:
-        self.stack.receive_packets(packets, now)
-
-    def to_send(self, now: float) -> list[tuple[int, bytes]]:
-        out = []
-        while runs := self.stack.packets_to_send(now):
-            for _, packets in runs:
-                self.sent += len(packets)
-                for packet in packets:
-                    if len(packet) > self.path_mtu:
-                        self.stack.receive_packets([too_big(self.path_mtu, packet)], now)
-                    else:
-                        out.append((1 - self.index, without_options(packet, self.stripped)))
-        return out
-
-    def next_timeout(self) -> float | None:
-        return self.stack.next_timeout()
-
-    def handle_timeout(self, now: float) -> None:
-        self.stack.handle_timeout(now)
-
-
-class EngineHost:
-    """A host behind WireGuard."""
-
-    def __init__(self, index: int, mtu: int = 1420) -> None:
-        other = 1 - index
-        peer = PeerConfig(PrivateKey(KEYS[other]).public, ",".join((SERVER, CLIENT)[index]), "192.0.2.9:9")
-        addresses = tuple(f"{address}/64" if ":" in address else f"{address}/24" for address in (CLIENT, SERVER)[index])
-        self.index = index
-        self.engine = Engine(Config(KEYS[index], addresses, (peer,), mtu=mtu), SeededEntropy(index + 1))
-        self.engine.device.peers[0].endpoint = ADDRESSES[other]
-        self.stack = self.engine.stack
-        self.sent = 0
-
-    def connect(self, version: int, port: int, now: float) -> TcpConnection:
-        return self.engine.open_tcp((SERVER[version == 6], port), now)
-
-    def listen(self, port: int, backlog: int = 128) -> TcpListener:
-        return self.engine.listen_tcp(port, backlog)
-
-    def receive(self, packets: list[bytes], sender: int, now: float) -> None:
-        for packet in packets:
-            self.engine.receive_datagrams(memoryview(packet), len(packet), ADDRESSES[sender], now)
-
-    def to_send(self, now: float) -> list[tuple[int, bytes]]:
-        out = []
-        while runs := self.engine.datagrams_to_send(now):
-            for run in runs:
-                data = b"".join(run.buffers)
-                for at in range(0, len(data), run.segment_size):
-                    out.append((1 - self.index, data[at : at + run.segment_size]))
-        self.sent += len(out)
-        return out
-
-    def next_timeout(self) -> float | None:
-        return self.engine.next_timeout()
-
-    def handle_timeout(self, now: float) -> None:
-        self.engine.handle_timeout(now)
-
-
-def too_big(mtu: int, packet: bytes) -> bytes:
-    """What the router in front of a narrow link says."""
-    if packet[0] >> 4 == 4:
-        body = packet_too_big(4, mtu, packet).serialize()
-        return Ipv4Header(bytes([10, 9, 9, 9]), packet[12:16], PROTOCOL_ICMP, 20 + len(body)).serialize() + body
-    message = packet_too_big(6, mtu, packet)
-    router = b"\xfd\x09" + bytes(14)
-    body = message.serialize(pseudo_header_sum(router, packet[8:24], PROTOCOL_ICMPV6, message.length))
-    return Ipv6Header(router, packet[8:24], PROTOCOL_ICMPV6, len(body)).serialize() + body
-
-
-def without_options(packet: bytes, kinds: tuple[int, ...]) -> bytes:
-    """An IPv4 packet whose TCP options of these kinds are overwritten, if it is a SYN."""
-    if not kinds or not packet[33] & Flags.SYN:
-        return packet
-    edited, position = bytearray(packet), 40
-    while position < 20 + (packet[32] >> 4) * 4:
-        length = 1 if packet[position] == OPTION_NO_OPERATION else packet[position + 1]
-        if packet[position] in kinds:
-            edited[position : position + length] = bytes([OPTION_NO_OPERATION]) * length
-        position += length
-    return bytes(edited)
-
-
-class End:
-    """An application: writes its data, closes, reads to the end."""
-
-    def __init__(self, connection: TcpConnection, data: bytes) -> None:
-        self.connection = connection
-        self.expected = data
-        self._unsent = memoryview(data)
-        self.received = bytearray()
-        self.ended = False
-
-    def step(self, now: float) -> None:
-        connection = self.connection
-        while self._unsent and (taken := connection.send(self._unsent, now) if connection.connected else 0):
-            self._unsent = self._unsent[taken:]
-        if not self._unsent and connection.connected:
-            connection.shutdown_write(now)
-        while data := connection.receive(65536, now):
-            self.received += data
-        if connection.at_eof and not self._unsent and not self.ended:
-            self.ended = True
-            connection.close(now)
-
-
-Host = StackHost | EngineHost
-
-
-class Exchange:
-    """Connections from host 0 to host 1, with different data each way."""
-
-    def __init__(
-        self, hosts: Sequence[Host], network: Network, sizes: Sequence[tuple[int, int]], version: int = 4
-    ) -> None:
-        self.hosts, self.network, self.sizes = hosts, network, sizes
-        self.listener = hosts[1].listen(80)
-        rng = random.Random(7)
-        self.clients = [End(hosts[0].connect(version, 80, network.now), rng.randbytes(upload)) for upload, _ in sizes]
-        self.servers: dict[tuple[str, int], End] = {}
-
-    def step(self) -> bool:
-        now = self.network.now
-        while (accepted := self.listener.accept(now)) is not None:
-            index = next(i for i, each in enumerate(self.clients) if each.connection.local == accepted.remote)
-            data = random.Random(index).randbytes(self.sizes[index][1])
-            self.servers[accepted.remote] = End(accepted, data)
-        ends = [*self.clients, *self.servers.values()]
-        for end in ends:
-            end.step(now)
-        return len(self.servers) == len(self.clients) and all(end.ended for end in ends)
-
-    def run(self, seconds: float = 600.0) -> float:
-        """Until every byte is there; returns how long it took."""
-        start = self.network.now
-        assert self.network.run(self.step, seconds), [end.connection for end in self.clients]
-        took = self.network.now - start
-        for client in self.clients:
-            server = self.servers[client.connection.local]
-            assert bytes(server.received) == client.expected
-            assert bytes(client.received) == server.expected
-        return took
-
-    def check_nothing_left(self) -> None:
-        """After TIME-WAIT no host knows of any connection, and no timer runs for one."""
-        self.network.run(lambda: False, 130.0)
-        for host in self.hosts:
-            assert host.stack.connection_count == 0
-            assert host.stack.next_timeout() is None
-
-
-def bare(*links: Link, seed: int = 1) -> tuple[list[StackHost], Network]:
-    hosts = [StackHost(0), StackHost(1)]
-    return hosts, Network([*hosts], *links, seed=seed)
-
-
-def tunnelled(*links: Link, seed: int = 1, mtu: int = 1420) -> tuple[list[EngineHost], Network]:
-    hosts = [EngineHost(0, mtu), EngineHost(1, mtu)]
-    return hosts, Network([*hosts], *links, seed=seed)
-
+from tests.simnet import Link
+from tests.tcp_net import PACKED, Exchange, bare, tunnelled
 
 NETWORKS = {
     "clean": Link(),
     "loss 1 %": Link(loss=0.01),
     "loss 5 %": Link(loss=0.05),
     "loss 20 %": Link(loss=0.2),
-    "reordered": Link(jitter=0.02),
+    "reordered": Link(jitter=0.02, fifo=False),
     "duplicated": Link(duplicate=0.3),
-    "reordered, duplicated, lossy": Link(jitter=0.01, duplicate=0.1, loss=0.03),
+    "reordered, duplicated, lossy": Link(jitter=0.01, fifo=False, duplicate=0.1, loss=0.03),
     "slow with a short queue": Link(rate=1_000_000, queue=30_000, delay=0.02),
     "slow with a long queue": Link(rate=500_000, queue=1_000_000, delay=0.02),
     "long": Link(delay=0.3),
@@ -278,7 +82,7 @@ def test_corrupt_datagrams_are_only_lost_ones() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_heavy_loss_both_ways_delivers_exact_bytes(seed: int) -> None:
-    hosts, network = bare(Link(loss=0.2, jitter=0.005, duplicate=0.05), seed=seed)
+    hosts, network = bare(Link(loss=0.2, jitter=0.005, fifo=False, duplicate=0.05), seed=seed)
     Exchange(hosts, network, [(100_000, 100_000)]).run()
 
 
@@ -312,21 +116,21 @@ def test_loss_costs_throughput_but_not_too_much(loss: float, seconds: float) -> 
 @pytest.mark.parametrize("version, mtu", [(4, 1000), (4, 576), (6, 1280)])
 def test_a_path_that_becomes_narrower_says_so_and_the_streams_go_on(version: int, mtu: int) -> None:
     """RFC 1191, RFC 8201."""
-    hosts, network = bare(Link(delay=0.02))
+    link = Link(delay=0.02, answers=True)
+    hosts, network = bare(link)
     exchange = Exchange(hosts, network, [(500_000, 500_000)], version)
-    network.run(lambda: exchange.step() or len(exchange.clients[0].received) > 100_000)
-    for host in hosts:
-        host.path_mtu = mtu
+    network.run(lambda: len(exchange.clients[0].received) > 100_000)
+    link.mtu = mtu
     assert exchange.run() < 5.0
     assert hosts[0].stack.path_mtu(PACKED[version][1]) == mtu
 
 
 def test_two_connections_survive_a_narrower_path() -> None:
-    hosts, network = bare(Link(delay=0.02))
+    link = Link(delay=0.02, answers=True)
+    hosts, network = bare(link)
     exchange = Exchange(hosts, network, [(300_000, 300_000)] * 2)
-    network.run(lambda: exchange.step() or len(exchange.clients[0].received) > 100_000)
-    for host in hosts:
-        host.path_mtu = 900
+    network.run(lambda: len(exchange.clients[0].received) > 100_000)
+    link.mtu = 900
     assert exchange.run() < 5.0
 
 
@@ -350,7 +154,7 @@ def test_connections_share_a_link() -> None:
     """Jain's index over four equal downloads that compete for 1 MB/s."""
     hosts, network = bare(Link(delay=0.02), Link(rate=1_000_000, queue=40_000, delay=0.02))
     exchange = Exchange(hosts, network, [(10, 3_000_000)] * 4)
-    network.run(exchange.step, 6.0)
+    network.run(exchange.done, 6.0)
     shares = [len(end.received) for end in exchange.clients]
     assert sum(shares) ** 2 / (4 * sum(share**2 for share in shares)) > 0.7
     assert sum(shares) > 3_500_000
@@ -396,7 +200,7 @@ def test_a_dead_network_ends_in_an_error_and_not_in_silence() -> None:
     link = Link()
     hosts, network = bare(link)
     exchange = Exchange(hosts, network, [(5_000_000, 5_000_000)])
-    network.run(lambda: exchange.step() or len(exchange.clients[0].received) > 100_000)
+    network.run(lambda: len(exchange.clients[0].received) > 100_000)
     link.loss = 1.0
     errors: list[WireGuardError] = []
 
@@ -415,9 +219,9 @@ def test_a_network_that_comes_back_resumes_the_streams() -> None:
     link = Link()
     hosts, network = tunnelled(link)
     exchange = Exchange(hosts, network, [(2_000_000, 2_000_000)])
-    network.run(lambda: exchange.step() or len(exchange.clients[0].received) > 100_000)
+    network.run(lambda: len(exchange.clients[0].received) > 100_000)
     link.loss = 1.0
-    network.run(exchange.step, 30.0)
+    network.run(exchange.done, 30.0)
     link.loss = 0.0
     assert exchange.run() < 60.0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from httpx_wireguard._errors import ConnectionReset, OperationTimeout, TunnelClosed
+from httpx_wireguard._errors import ConfigError, ConnectionReset, OperationTimeout, TunnelClosed
 from httpx_wireguard._streams import AsyncTcpStream, ConnectionFacts, SyncStream, TcpOptions
 from tests.memory_tunnel import MemoryDriver, MemorySocket, VirtualDriver, socket_pair
 from tests.tls_server import TlsServer, client_context, server_context
@@ -421,9 +421,11 @@ def test_socket_options_that_mean_something_are_read() -> None:
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 60),
         (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5),
+        (socket.IPPROTO_TCP, 18, 2500),
     ]
+    user_timeout = 2500 if getattr(socket, "TCP_USER_TIMEOUT", None) == 18 else None  # Linux only
     assert TcpOptions.from_socket_options(options) == TcpOptions(
-        no_delay=False, keepalive=True, keepalive_interval=60, keepalive_count=5
+        no_delay=False, keepalive=True, keepalive_interval=60, keepalive_count=5, user_timeout=user_timeout
     )
 
 
@@ -436,3 +438,13 @@ def test_a_socket_option_without_meaning_is_ignored_and_logged(caplog: pytest.Lo
 def test_the_repr_of_a_stream_names_its_ends() -> None:
     stream: SyncStream = plain(VirtualDriver())[0]
     assert repr(stream) == "<SyncStream 10.0.0.2:40000 -> 10.0.0.1:443>"
+
+
+def test_a_congestion_control_is_chosen_by_its_name() -> None:
+    for value in (b"bbr", b"bbr\0\0\0", bytearray(b"bbr")):
+        assert TcpOptions.from_socket_options([(socket.IPPROTO_TCP, 13, value)]).congestion_control == "bbr"
+
+
+def test_an_unknown_congestion_control_is_refused_and_the_known_ones_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"'vegas'; choose one of bbr, cubic, reno"):
+        TcpOptions.from_socket_options([(socket.IPPROTO_TCP, 13, b"vegas")])

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from httpx_wireguard._netstack.fragments import MAX_FRAGMENTS, REASSEMBLY_TIMEOUT, FragmentReassembler
+from httpx_wireguard._wire.ecn import CE, ECT_0, ECT_1, NOT_ECT, with_ecn
 from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.ipv6 import Ipv6FragmentHeader, Ipv6Header
 
@@ -16,7 +17,9 @@ UDP, FRAGMENT, DESTINATION = 17, 44, 60
 PAYLOAD = bytes(range(24))
 
 
-def ipv4(offset: int, data: bytes, more: bool, identification: int = 1, options: bytes = b"") -> bytes:
+def ipv4(
+    offset: int, data: bytes, more: bool, identification: int = 1, options: bytes = b"", traffic_class: int = 0
+) -> bytes:
     header = Ipv4Header(
         *V4,
         protocol=UDP,
@@ -25,6 +28,7 @@ def ipv4(offset: int, data: bytes, more: bool, identification: int = 1, options:
         dont_fragment=False,
         more_fragments=more,
         fragment_offset=offset,
+        traffic_class=traffic_class,
         options=options,
     )
     return header.serialize() + data
@@ -73,6 +77,35 @@ def test_fragments_may_arrive_in_any_order() -> None:
     assert reassembler.add_ipv4(ipv4(16, PAYLOAD[16:], False), 0.0) is None
     assert reassembler.add_ipv4(ipv4(0, PAYLOAD[:8], True), 0.0) is None
     assert reassembler.add_ipv4(ipv4(8, PAYLOAD[8:16], True), 0.0) == whole_ipv4(PAYLOAD)
+
+
+@pytest.mark.parametrize("congested", [0, 1, 2])
+def test_a_congestion_mark_on_any_fragment_is_one_on_the_packet(congested: int) -> None:
+    """RFC 3168 5.3."""
+    reassembler = FragmentReassembler()
+    rebuilt = None
+    for number in (1, 0, 2):
+        data, codepoint = PAYLOAD[number * 8 : number * 8 + 8], CE if number == congested else ECT_0
+        rebuilt = reassembler.add_ipv4(ipv4(number * 8, data, number < 2, traffic_class=0x60 | codepoint), 0.0)
+    assert rebuilt == ipv4(0, PAYLOAD, False, traffic_class=0x60 | CE)
+
+
+def test_fragments_of_equal_codepoint_keep_it() -> None:
+    reassembler = FragmentReassembler()
+    for codepoint in (NOT_ECT, ECT_0, ECT_1, CE):
+        reassembler.add_ipv4(ipv4(0, PAYLOAD[:16], True, traffic_class=codepoint), 0.0)
+        rebuilt = reassembler.add_ipv4(ipv4(16, PAYLOAD[16:], False, traffic_class=codepoint), 0.0)
+        assert rebuilt == ipv4(0, PAYLOAD, False, traffic_class=codepoint)
+
+
+@pytest.mark.parametrize("codepoints", [(CE, NOT_ECT), (NOT_ECT, CE)])
+def test_a_congestion_mark_beside_a_fragment_without_ecn_drops_the_datagram(codepoints: tuple[int, int]) -> None:
+    """RFC 3168 5.3: a mark must not be lost, and must not reach who does not know of it."""
+    reassembler = FragmentReassembler()
+    assert reassembler.add_ipv6(with_ecn(ipv6(0, PAYLOAD[:16], True), codepoints[0]), 0.0) is None
+    assert reassembler.add_ipv6(with_ecn(ipv6(16, PAYLOAD[16:], False), codepoints[1]), 0.0) is None
+    assert reassembler.drops == {"congestion mark on a fragment without ECN": 1}
+    assert len(reassembler) == reassembler.bytes_held == 0
 
 
 def test_padding_behind_the_fragment_is_cut_off() -> None:

@@ -20,9 +20,17 @@ def listening(backlog: int = 128) -> tuple[Stack, TcpListener]:
     return stack, stack.listen_tcp(80, backlog)
 
 
-def give(stack: Stack, flags: Flags, port: int, sequence: int, acknowledgment: int = 0, now: float = 0.0) -> None:
+def give(
+    stack: Stack,
+    flags: Flags,
+    port: int,
+    sequence: int,
+    acknowledgment: int = 0,
+    now: float = 0.0,
+    payload: bytes = b"",
+) -> None:
     header = TcpHeader(port, 80, sequence, acknowledgment % 2**32, int(flags), 65535)
-    segment = header.serialize_segment(THEM, US)
+    segment = header.serialize_segment(THEM, US, payload)
     stack.receive_packets([Ipv4Header(THEM, US, PROTOCOL_TCP, 20 + len(segment)).serialize() + segment], now)
 
 
@@ -69,12 +77,73 @@ def test_a_full_backlog_drops_syns() -> None:
 
 
 def test_half_open_connections_are_limited() -> None:
-    """RFC 4987: a flood of SYNs must not fill memory."""
+    """RFC 4987: a flood of SYNs must not fill memory; those beyond the limit are answered with a cookie."""
     stack, listener = listening()
     for port in range(10_000, 10_000 + HALF_OPEN_LIMIT + 50):
         give(stack, Flags.SYN, port, 100)
-    assert len(answers(stack)) == HALF_OPEN_LIMIT
+    assert len(answers(stack)) == HALF_OPEN_LIMIT + 50
     assert stack.connection_count == listener.half_open == HALF_OPEN_LIMIT
+
+
+def flooded() -> tuple[Stack, TcpListener]:
+    """A listener with as many half-open connections as it keeps."""
+    stack, listener = listening()
+    for port in range(10_000, 10_000 + HALF_OPEN_LIMIT):
+        give(stack, Flags.SYN, port, 100)
+    answers(stack)
+    return stack, listener
+
+
+def test_a_client_connects_and_sends_at_once_while_a_flood_lasts() -> None:
+    """RFC 4987 3.6: the acknowledgment of a cookie makes the connection."""
+    stack, listener = flooded()
+    give(stack, Flags.SYN, 5001, 100)
+    (answer,) = answers(stack)
+    assert stack.connection_count == HALF_OPEN_LIMIT
+    give(stack, Flags.ACK, 5001, 101, answer.sequence + 1)
+    connection = listener.accept(0.0)
+    assert connection is not None
+    assert connection.remote == ("10.0.0.1", 5001)
+    assert listener.half_open == HALF_OPEN_LIMIT
+    connection.send(b"hello", 0.0)
+    (data,) = answers(stack)
+    assert (data.sequence, data.acknowledgment) == ((answer.sequence + 1) % 2**32, 101)
+
+
+def test_a_lost_acknowledgment_of_a_cookie_is_made_up_for_by_the_first_data() -> None:
+    stack, listener = flooded()
+    give(stack, Flags.SYN, 5001, 100)
+    (answer,) = answers(stack)
+    give(stack, Flags.ACK, 5001, 101, answer.sequence + 1, payload=b"GET /")
+    connection = listener.accept(0.0)
+    assert connection is not None
+    assert connection.receive(99, 0.0) == b"GET /"
+
+
+@pytest.mark.parametrize("difference", [1, -1, 1 << 29])
+def test_a_made_up_acknowledgment_of_a_cookie_is_reset(difference: int) -> None:
+    """RFC 9293 3.10.7.2 second."""
+    stack, listener = flooded()
+    give(stack, Flags.SYN, 5001, 100)
+    (answer,) = answers(stack)
+    give(stack, Flags.ACK, 5001, 101, answer.sequence + 1 + difference)
+    assert [segment.flags for segment in answers(stack)] == [Flags.RST]
+    assert listener.accept(0.0) is None
+
+
+def test_an_acknowledgment_of_a_cookie_waits_while_the_backlog_is_full() -> None:
+    stack, listener = listening(backlog=1)
+    for port in range(10_000, 10_000 + HALF_OPEN_LIMIT):
+        give(stack, Flags.SYN, port, 100)
+    first = answers(stack)[0]
+    give(stack, Flags.SYN, 5001, 100)
+    (answer,) = answers(stack)
+    give(stack, Flags.ACK, 10_000, 101, first.sequence + 1)
+    give(stack, Flags.ACK, 5001, 101, answer.sequence + 1)
+    assert stack.drops["listener's backlog full"] == 1
+    assert listener.accept(0.0) is not None
+    give(stack, Flags.ACK, 5001, 101, answer.sequence + 1, payload=b"again")
+    assert listener.accept(0.0) is not None
 
 
 @pytest.mark.parametrize("end", ["established", "reset", "timeout"])

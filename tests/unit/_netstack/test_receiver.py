@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import tracemalloc
 
-from httpx_wireguard._netstack.receiver import PIECES, QUICK_ACKS, Receiver
+import pytest
+
+from httpx_wireguard._netstack.limits import RECEIVE_FLOOR, ReceiveMemory
+from httpx_wireguard._netstack.receiver import INITIAL_BUFFER, MAXIMUM_BUFFER, PIECES, QUICK_ACKS, ROUNDING, Receiver
 
 MSS = 1000
 
 
-def receiver_at(next_sequence: int = 5000, *, capacity: int = 1 << 17, scale: int = 8, quick: int = 0) -> Receiver:
-    """An open connection's receiver that has advertised its first window."""
-    receiver = Receiver(next_sequence, MSS, capacity)
+def receiver_at(
+    next_sequence: int = 5000,
+    *,
+    capacity: int = 1 << 17,
+    scale: int = 8,
+    quick: int = 0,
+    rtt: float | None = None,
+    timestamps: bool = True,
+    memory: ReceiveMemory | None = None,
+) -> Receiver:
+    """An open connection's receiver that has advertised its first window; without `rtt` it stays as it is."""
+    receiver = Receiver(next_sequence, MSS, capacity, memory)
     receiver.reset_edge()
     receiver.scale = scale
     receiver.quick_acks = quick
+    receiver.start(0.0, rtt, timestamps=timestamps)
     receiver.window_field()
     receiver.on_ack_sent()
     return receiver
@@ -25,8 +38,20 @@ def window(receiver: Receiver) -> int:
     return receiver.window_field() << receiver.scale
 
 
-def read_all(receiver: Receiver, now: float = 1.0, rtt: float | None = None) -> bytes:
-    return receiver.take(1 << 30, now, rtt) if receiver.buffered else b""
+def read_all(receiver: Receiver, now: float = 1.0) -> bytes:
+    return receiver.take(1 << 30, now) if receiver.buffered else b""
+
+
+def round_trip(receiver: Receiver, length: int, now: float) -> int:
+    """`length` bytes come and are read within a round trip that ends at `now`; returns the window from then on."""
+    while length:
+        piece = min(length, 16_000)
+        receiver.on_data(receiver.next, bytes(piece), now)
+        length -= piece
+    read_all(receiver, now)
+    told = window(receiver)
+    receiver.on_ack_sent()
+    return told
 
 
 # -- data
@@ -36,16 +61,16 @@ def test_data_in_order_is_read_at_once() -> None:
     receiver = receiver_at()
     assert receiver.on_data(5000, b"hello", 1.0)
     assert (receiver.next, receiver.buffered) == (5005, 5)
-    assert receiver.take(100, 1.0, None) == b"hello"
+    assert receiver.take(100, 1.0) == b"hello"
     assert receiver.buffered == 0
 
 
 def test_the_reader_takes_no_more_than_it_asked_for() -> None:
     receiver = receiver_at()
     receiver.on_in_order([b"abc", b"defg"], 7, 1.0)
-    assert receiver.take(2, 1.0, None) == b"ab"
-    assert receiver.take(3, 1.0, None) == b"cde"
-    assert receiver.take(9, 1.0, None) == b"fg"
+    assert receiver.take(2, 1.0) == b"ab"
+    assert receiver.take(3, 1.0) == b"cde"
+    assert receiver.take(9, 1.0) == b"fg"
 
 
 def test_data_behind_a_hole_waits_for_it() -> None:
@@ -109,11 +134,21 @@ def test_the_window_of_a_syn_is_not_scaled() -> None:
     """RFC 7323 2.2."""
     receiver = Receiver(0, MSS, 1 << 20)
     receiver.scale = 8
+    receiver.open(0.0)
     assert receiver.syn_window_field() == 65535
+
+
+def test_the_window_of_a_syn_ack_is_the_floor() -> None:
+    """RFC 4987: a half-open connection takes no memory; ten segments (RFC 6928) fit."""
+    memory = ReceiveMemory()
+    receiver = Receiver(0, MSS, 1 << 20, memory)
+    assert receiver.syn_window_field() == RECEIVE_FLOOR - ROUNDING >= 10 * 1460
+    assert memory.free == memory.limit
 
 
 def test_data_may_follow_the_window_of_the_syn_at_once() -> None:
     receiver = Receiver(0, MSS, 1 << 20)
+    receiver.open(0.0)
     receiver.next = 700
     receiver.reset_edge()
     assert receiver.right_edge == 700 + 65535
@@ -165,7 +200,7 @@ def test_a_window_that_opens_a_little_is_not_told() -> None:
     receiver = receiver_at(capacity=8192)
     receiver.on_data(5000, bytes(8192), 1.0)
     assert window(receiver) == 0
-    receiver.take(MSS - 1, 1.0, None)
+    receiver.take(MSS - 1, 1.0)
     assert not receiver.window_update_due()
     assert window(receiver) == 0
 
@@ -175,7 +210,7 @@ def test_a_window_that_opens_by_a_segment_is_told_when_asked() -> None:
     receiver = receiver_at(capacity=8192)
     receiver.on_data(5000, bytes(8192), 1.0)
     assert window(receiver) == 0
-    receiver.take(MSS, 1.0, None)
+    receiver.take(MSS, 1.0)
     assert window(receiver) == 1024
 
 
@@ -183,7 +218,7 @@ def test_a_window_that_opens_by_two_segments_is_worth_a_packet() -> None:
     receiver = receiver_at(capacity=8192)
     receiver.on_data(5000, bytes(8192), 1.0)
     assert window(receiver) == 0
-    receiver.take(2 * MSS, 1.0, None)
+    receiver.take(2 * MSS, 1.0)
     assert receiver.window_update_due()
 
 
@@ -191,7 +226,7 @@ def test_a_window_that_is_half_open_needs_no_update() -> None:
     receiver = receiver_at(capacity=8192)
     receiver.on_data(5000, bytes(3000), 1.0)
     window(receiver)
-    receiver.take(3000, 1.0, None)
+    receiver.take(3000, 1.0)
     assert not receiver.window_update_due()
 
 
@@ -200,10 +235,10 @@ def test_a_window_that_the_header_cannot_tell_needs_no_update() -> None:
     receiver = receiver_at(scale=0)
     receiver.on_data(5000, bytes(1000), 1.0)
     window(receiver)
-    receiver.take(1000, 1.0, None)
+    receiver.take(1000, 1.0)
     assert not receiver.window_update_due()
     receiver.on_data(6000, bytes(40_000), 1.0)
-    receiver.take(40_000, 1.0, None)
+    receiver.take(40_000, 1.0)
     assert receiver.window_update_due()
 
 
@@ -212,40 +247,274 @@ def test_no_window_is_told_after_the_end_of_the_stream() -> None:
     receiver.on_data(5000, bytes(8192), 1.0)
     assert window(receiver) == 0
     receiver.fin_received = True
-    receiver.take(8192, 1.0, None)
+    receiver.take(8192, 1.0)
     assert not receiver.window_update_due()
 
 
-def test_the_buffer_grows_while_the_reader_keeps_up() -> None:
-    """A reader that takes more than half of the window per round trip gets a larger one."""
-    receiver = receiver_at(capacity=1 << 17)
-    now = 1.0
-    for _ in range(60):
-        room = window(receiver)
-        receiver.on_data(receiver.next, bytes(min(room, 100_000)), now)
-        read_all(receiver, now, rtt=0.1)
-        now += 0.05
-    assert window(receiver) > 1 << 17
+# -- how large a window
 
 
-def test_the_buffer_of_a_short_path_stays_within_the_udp_socket() -> None:
+def test_the_window_is_twice_what_the_reader_takes_in_a_round_trip() -> None:
+    """So that a loss can be mended while as much again arrives."""
+    receiver = receiver_at(rtt=0.1)
+    round_trip(receiver, 100_000, 1.0)
+    assert round_trip(receiver, 300_000, 2.0) >= 600_000
+    settled = round_trip(receiver, 300_000, 3.0)
+    assert [round_trip(receiver, 300_000, now) for now in (4.0, 5.0)] == [settled, settled]
+
+
+def test_the_window_keeps_ahead_of_slow_start() -> None:
+    """What comes doubles in every round trip, and doubles twice until a larger window has an effect."""
+    receiver = receiver_at(rtt=0.1)
+    arrived, told = 10 * MSS, 0
+    for trip in range(1, 8):
+        told = round_trip(receiver, arrived, float(trip))
+        assert told >= 4 * arrived
+        arrived *= 2
+    assert told < 8 * arrived
+
+
+def test_what_waited_behind_a_hole_is_no_sign_of_slow_start() -> None:
+    """The reader takes at once what several round trips brought."""
+    receiver = receiver_at(rtt=0.1)
+    round_trip(receiver, 20_000, 1.0)
+    for index in range(1, 8):
+        receiver.on_data(receiver.next + 10_000 * index, bytes(10_000), 1.05)
+    assert round_trip(receiver, 10_000, 1.1) <= 160_000 + 255
+
+
+def test_a_reader_that_takes_little_keeps_its_first_window() -> None:
+    receiver = receiver_at(rtt=0.1)
+    assert {round_trip(receiver, 1000, float(trip)) for trip in range(1, 60)} == {INITIAL_BUFFER}
+
+
+def test_the_window_grows_only_as_far_as_its_scale() -> None:
+    """RFC 7323 2.2, 2.3."""
+    receiver = receiver_at(rtt=1.0)
+    for trip in range(1, 20):
+        assert round_trip(receiver, min(window(receiver), 12_000_000), 2.0 * trip) <= MAXIMUM_BUFFER
+    assert window(receiver) == MAXIMUM_BUFFER == 65535 << 8
+
+
+def test_no_growth_within_a_round_trip() -> None:
+    receiver = receiver_at(rtt=0.1)
+    round_trip(receiver, 100_000, 1.0)
+    before = window(receiver)
+    assert round_trip(receiver, 400_000, 1.09) == before
+    assert round_trip(receiver, 400_000, 1.11) > before
+
+
+def test_the_window_of_a_short_path_stays_within_the_udp_socket() -> None:
     """What arrives while the driver is busy has to fit there."""
-    receiver = receiver_at(capacity=1 << 17)
-    now = 1.0
-    for _ in range(60):
-        receiver.on_data(receiver.next, bytes(100_000), now)
-        read_all(receiver, now, rtt=0.001)
-        window(receiver)
-        now += 0.002
-    assert window(receiver) <= (1 << 17) + 255
+    receiver = receiver_at(capacity=1 << 17, rtt=0.001)
+    for trip in range(1, 60):
+        assert round_trip(receiver, 100_000, 0.002 * trip) <= (1 << 17) + 255
 
 
-def test_the_buffer_stays_while_the_reader_is_slow() -> None:
-    receiver = receiver_at(capacity=1 << 17)
-    for step in range(60):
-        receiver.on_data(receiver.next, bytes(1000), 1.0 + step)
-        read_all(receiver, 1.0 + step, rtt=0.1)
-        assert window(receiver) <= (1 << 17) + 255
+def test_the_window_of_a_longer_path_may_exceed_the_udp_socket() -> None:
+    """It cannot arrive within BURST_TIME: 2 ms of a path of 10 ms hold a fifth."""
+    receiver = receiver_at(capacity=1 << 17, rtt=0.01)
+    for trip in range(1, 60):
+        round_trip(receiver, 500_000, 0.02 * trip)
+    assert 5 << 17 <= window(receiver) <= (5 << 17) + 255
+
+
+@pytest.mark.parametrize(
+    "count, rtt, share", [(4, 0.0002, 1 / 4), (4, 0.002, 1 / 2), (9, 0.002, 1 / 3), (9, 0.02, 10 / 3)]
+)
+def test_connections_that_receive_share_the_udp_socket(count: int, rtt: float, share: float) -> None:
+    """On a short path all their windows may be there at once; on a longer one they do not come together."""
+    memory = ReceiveMemory()
+    receivers = [receiver_at(capacity=1 << 17, rtt=rtt, memory=memory) for _ in range(count)]
+    for trip in range(1, 60):
+        for receiver in receivers:
+            round_trip(receiver, min(window(receiver), 200_000), 0.03 * trip)
+    for receiver in receivers:
+        assert window(receiver) == pytest.approx(share * (1 << 17), abs=256)
+
+
+def test_connections_that_receive_nothing_take_no_share() -> None:
+    memory = ReceiveMemory()
+    receivers = [receiver_at(rtt=0.001, memory=memory) for _ in range(9)]
+    for trip in range(1, 60):
+        round_trip(receivers[0], min(window(receivers[0]), 100_000), 0.05 * trip)
+    assert window(receivers[0]) == 1 << 17
+
+
+def test_connections_that_open_together_have_small_windows_in_their_syns() -> None:
+    """Or fifty answers would come at once; the segment after the SYN tells what the path allows."""
+    memory = ReceiveMemory()
+    receivers = [Receiver(0, MSS, 1 << 17, memory) for _ in range(50)]
+    for receiver in receivers:
+        receiver.open(0.0)
+    assert receivers[0].syn_window_field() == 65535
+    assert receivers[-1].syn_window_field() == (1 << 17) // 50
+    receivers[-1].scale = 8
+    receivers[-1].start(0.1, 0.1, timestamps=True)
+    assert window(receivers[-1]) == INITIAL_BUFFER
+
+
+# -- the round trip as a receiver sees it
+
+
+def test_a_shorter_round_trip_is_believed_at_once_and_a_longer_one_by_and_by() -> None:
+    """A sender that waits for its application delays the echo; nothing hastens it."""
+    receiver = receiver_at(rtt=0.2)
+    receiver.on_echo(100)
+    assert receiver.rtt == 0.1
+    receiver.on_echo(180)
+    assert receiver.rtt == pytest.approx(0.11)
+
+
+def test_the_echo_measures_when_the_handshake_did_not() -> None:
+    """Its SYN was sent twice: Karn's algorithm."""
+    receiver = receiver_at()
+    receiver.on_echo(30)
+    assert receiver.rtt == 0.03
+
+
+@pytest.mark.parametrize("ticks", [0, 1])
+def test_the_clock_of_timestamps_is_too_coarse_for_a_short_path(ticks: int) -> None:
+    receiver = receiver_at(rtt=0.0003)
+    receiver.on_echo(ticks)
+    assert receiver.rtt == 0.0003
+    receiver = receiver_at(rtt=0.05)
+    receiver.on_echo(ticks)
+    assert receiver.rtt == 0.001
+
+
+def test_without_timestamps_the_window_measures() -> None:
+    """What a window forbade can come only a round trip after a later one was told."""
+    receiver = receiver_at(timestamps=False, capacity=8192)
+    receiver.on_data(5000, bytes(receiver.right_edge - 5000), 1.0)
+    assert not receiver.rtt
+    read_all(receiver, 1.0)
+    window(receiver)
+    receiver.on_data(receiver.next, b"x", 1.3)
+    assert receiver.rtt == 1.3
+    read_all(receiver, 1.3)
+    window(receiver)
+    receiver.on_data(receiver.next, bytes(8192), 1.5)
+    assert receiver.rtt == pytest.approx(0.2)
+
+
+# -- memory shared with other connections
+
+
+def test_windows_never_promise_more_than_the_memory_holds() -> None:
+    memory = ReceiveMemory(1 << 20)
+    receivers = [receiver_at(rtt=0.1, memory=memory) for _ in range(4)]
+    for trip in range(1, 40):
+        for receiver in receivers:
+            round_trip(receiver, min(window(receiver), 900_000), 0.2 * trip)
+        assert sum(window(receiver) for receiver in receivers) <= 1 << 20
+        assert memory.free >= 0
+    assert all(window(receiver) > 150_000 for receiver in receivers)
+
+
+def test_a_connection_with_more_than_its_share_gives_way_without_moving_its_edge_back() -> None:
+    """RFC 9293 SHLD-14: the window shrinks only as it is used."""
+    memory = ReceiveMemory(4 << 20)
+    first = receiver_at(rtt=0.1, memory=memory)
+    for trip in range(1, 20):
+        round_trip(first, min(window(first), 2_000_000), 0.2 * trip)
+    alone = window(first)
+    second = receiver_at(rtt=0.1, memory=memory)
+    edges = []
+    for trip in range(20, 60):
+        for receiver in (first, second):
+            round_trip(receiver, min(window(receiver), 1_000_000), 0.2 * trip)
+        edges.append(first.right_edge)
+    assert edges == sorted(edges)
+    assert alone > 3 << 20
+    assert window(first) < 2.7e6
+    assert window(second) > 1.2e6
+
+
+def test_idle_connections_give_their_memory_to_one_that_needs_it() -> None:
+    memory = ReceiveMemory(4 << 20)
+    idle = receiver_at(rtt=0.1, memory=memory)
+    for trip in range(1, 20):
+        round_trip(idle, min(window(idle), 2_000_000), 0.2 * trip)
+    edge = idle.right_edge
+    busy = receiver_at(rtt=0.1, memory=memory)
+    for trip in range(60, 80):
+        round_trip(busy, min(window(busy), 1_500_000), 0.2 * trip)
+    assert window(busy) >= 3_000_000
+    window(idle)
+    assert idle.right_edge == edge
+
+
+def test_an_idle_connection_that_gave_its_memory_away_receives_on() -> None:
+    """Its window stands; the memory is asked for again when it is used."""
+    memory = ReceiveMemory(8 << 20)
+    receiver = receiver_at(rtt=0.1, memory=memory)
+    for trip in range(1, 20):
+        round_trip(receiver, min(window(receiver), 1_000_000), 0.2 * trip)
+    room = window(receiver)
+    receiver.give_back()
+    assert memory.free == (8 << 20) - RECEIVE_FLOOR
+    receiver.on_data(receiver.next, bytes(room - 1000), 9.0)
+    assert receiver.buffered == room - 1000
+    assert memory.free == (8 << 20) - receiver.buffered - RECEIVE_FLOOR
+
+
+def test_data_that_no_memory_is_left_for_is_refused_until_the_reader_takes_some() -> None:
+    """Only what a connection promised before it gave its memory back can meet this."""
+    memory = ReceiveMemory(1 << 18)
+    receiver = receiver_at(memory=memory)
+    receiver.give_back()
+    memory.claim(memory.free)
+    assert not receiver.on_data(5000, bytes(RECEIVE_FLOOR + 1), 1.0)
+    assert receiver.ack_now
+    assert receiver.on_data(5000, bytes(RECEIVE_FLOOR), 1.0)
+    assert not receiver.on_data(receiver.next, b"x", 1.0)
+    read_all(receiver)
+    assert receiver.on_data(receiver.next, b"x", 1.0)
+
+
+def test_what_is_in_order_goes_before_what_is_not_when_memory_is_short() -> None:
+    """RFC 2018 8: the reader gets on, and what was only selectively acknowledged comes again."""
+    memory = ReceiveMemory(1 << 18)
+    receiver = receiver_at(memory=memory)
+    receiver.give_back()
+    memory.claim(memory.free)
+    receiver.on_data(5100, bytes(RECEIVE_FLOOR), 1.0)
+    assert not receiver.on_data(5100 + RECEIVE_FLOOR, b"x", 1.0)
+    assert receiver.on_data(5000, b"y" * 100, 1.0)
+    assert receiver.sack_blocks(4) == []
+    assert receiver.on_data(5100, bytes(1000), 1.0)
+
+
+def test_the_end_of_the_stream_gives_back_all_but_what_is_unread() -> None:
+    memory = ReceiveMemory()
+    receiver = receiver_at(memory=memory)
+    receiver.on_data(5000, bytes(700), 1.0)
+    receiver.on_fin()
+    assert memory.free == memory.limit - 700
+    receiver.take(300, 1.0)
+    assert memory.free == memory.limit - 400
+    receiver.leave()
+    assert memory.free == memory.limit
+
+
+@pytest.mark.parametrize("rtt", [None, 0.01])
+def test_a_connection_that_is_over_leaves_no_trace_in_the_memory(rtt: float | None) -> None:
+    memory = ReceiveMemory()
+    receiver = receiver_at(memory=memory, rtt=rtt)
+    round_trip(receiver, 100_000, 1.0)
+    receiver.on_data(receiver.next, b"unread", 2.0)
+    receiver.leave()
+    assert read_all(receiver, 3.0) == b"unread"
+    assert memory.free == memory.limit
+    other = receiver_at(memory=memory)
+    assert memory.on_round(other, 0.5) == 1
+
+
+def test_a_connection_beyond_the_memory_still_gets_its_floor() -> None:
+    memory = ReceiveMemory(0)
+    assert window(receiver_at(memory=memory)) == RECEIVE_FLOOR - ROUNDING
+    assert memory.free == -RECEIVE_FLOOR
 
 
 # -- acknowledgments
@@ -401,7 +670,7 @@ def test_of_a_segment_with_old_and_new_parts_the_first_old_one_is_reported() -> 
 def test_data_that_a_limit_refused_is_not_reported() -> None:
     """RFC 2018 8: the far side would not send it again before its timer."""
     receiver = receiver_at(capacity=1 << 20)
-    for index in range(1024):
+    for index in range(2048):
         receiver.on_data(5010 + 2 * index, b"x", 1.0)
     receiver.on_ack_sent()
     receiver.on_data(5005, b"x", 1.0)

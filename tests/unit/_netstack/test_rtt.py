@@ -34,15 +34,20 @@ def test_later_samples_move_variance_first_and_with_the_old_estimate() -> None:
     assert rtt.timeout == pytest.approx(0.45 + 4 * 0.25)
 
 
-def test_the_timeout_has_a_minimum_of_a_fifth_of_a_second() -> None:
+@pytest.mark.parametrize("path", [0.001, 0.5])
+def test_a_steady_path_still_leaves_a_fifth_of_a_second_for_a_delayed_acknowledgment(path: float) -> None:
     """Deviates from RFC 6298 2.4 as Linux does."""
-    assert estimator(*[0.001] * 50).timeout == 0.2
+    assert estimator(*[path] * 200).timeout == pytest.approx(path + 0.2)
 
 
-def test_a_steady_path_still_leaves_room_for_the_clocks_granularity() -> None:
-    """RFC 6298 2.3: max(G, K * RTTVAR)."""
-    rtt = estimator(*[0.5] * 200)
-    assert rtt.timeout == pytest.approx(0.501)
+def test_progress_leaves_one_doubling() -> None:
+    rtt = estimator(1.0)
+    for _ in range(5):
+        rtt.back_off()
+    rtt.relax()
+    assert rtt.timeout == pytest.approx(6.0)
+    rtt.relax()
+    assert rtt.backed_off
 
 
 def test_each_backoff_doubles_the_timeout() -> None:

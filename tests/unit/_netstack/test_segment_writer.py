@@ -50,6 +50,18 @@ def test_the_ipv6_header_is_whole() -> None:
     assert (header.payload_length, header.next_header, header.hop_limit) == (len(packet) - 40, 6, 64)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_codepoint_stands_in_the_ip_header_of_every_packet(version: int) -> None:
+    """RFC 3168 5; headers of one length and different codepoints are kept apart."""
+    writer = SegmentWriter(*ADDRESSES[version], 40000, 80)
+    for codepoint in (2, 0, 2, 1, 0):
+        run = writer.run(1, [b"hello", b"world"], 1, Flags.ACK, 0, 1, b"", codepoint)
+        for packet in run:
+            header = Ipv4Header.parse(packet) if version == 4 else Ipv6Header.parse(packet)
+            assert header.traffic_class == codepoint
+            assert segment_is_intact(*ADDRESSES[version], packet[20 if version == 4 else 40 :])
+
+
 def test_consecutive_segments_have_consecutive_sequence_numbers() -> None:
     run = headers(4, packets(4, [b"abc", b"defg", b"h"], sequence=2**32 - 4))
     assert [header.sequence for header in run] == [2**32 - 4, 2**32 - 1, 3]

@@ -4,54 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from httpx_wireguard._netstack.sender import MAXIMUM_BURST, SEND_BUFFER, Run, Sender
-
-MSS = 1000
-ISS = 99  # so that data begins at 100
-
-
-def sender_with(
-    data: int = 0, *, window: int = 1 << 20, sack: bool = True, rtt: float = 0.1, now: float = 0.0, mss: int = MSS
-) -> Sender:
-    """A sender in ESTABLISHED whose SYN took `rtt`; `data` bytes are written."""
-    sender = Sender(ISS, mss)
-    sender.next = ISS + 1
-    sender.start_timer(now - rtt)
-    sender.start(mss, sack=sack)
-    sender.on_established(500, ISS + 1, window, now)
-    if data:
-        sender.queue.append(bytes(data))
-    return sender
-
-
-def sent(runs: list[Run]) -> list[tuple[int, int]]:
-    """(sequence number, payload length) of each segment."""
-    segments = []
-    for run in runs:
-        sequence = run.sequence
-        for payload in run.payloads:
-            segments.append((sequence, len(payload)))
-            sequence += len(payload)
-    return segments
-
-
-def send(sender: Sender, now: float) -> list[tuple[int, int]]:
-    return sent(sender.runs_to_send(now))
-
-
-def full(*numbers: int) -> list[tuple[int, int]]:
-    return [(100 + MSS * number, MSS) for number in numbers]
-
-
-def ack(sender: Sender, segments: int, now: float, *blocks: tuple[int, int]) -> None:
-    """Acknowledge the first `segments` segments; blocks too are numbers of segments."""
-    acknowledgment = 100 + segments * MSS
-    duplicate = acknowledgment == sender.unacknowledged
-    if acknowledgment > sender.unacknowledged:
-        sender.on_ack(acknowledgment, None, now)
-    if blocks or duplicate:
-        sender.on_sack([(100 + left * MSS, 100 + right * MSS) for left, right in blocks], duplicate, now)
-
+from httpx_wireguard._netstack.congestion.reno import Reno
+from httpx_wireguard._netstack.sender import INITIAL_SEND_BUFFER, MAXIMUM_BURST, MAXIMUM_SEND_BUFFER, Run, Sender
+from tests.senders import ISS, MSS, Unpaced, ack, full, send, sender_with, sent
 
 # -- new data
 
@@ -67,11 +22,11 @@ def test_a_retransmitted_syn_does_not_shrink_the_first_flight_but_a_second_does(
     """RFC 5681 3.1, RFC 6928 2; once is forgiven as by Linux: the timer may have been too short."""
     sizes = []
     for timeouts in (1, 2):
-        sender = Sender(ISS, MSS)
+        sender = Sender(ISS, MSS, Unpaced)
         sender.next = ISS + 1
         sender.start_timer(0.0)
         for _ in range(timeouts):
-            sender.on_retransmission_timeout(1.0)
+            sender.on_timeout(1.0)
         sender.start(MSS, sack=True)
         sender.on_established(500, ISS + 1, 1 << 20, 3.0)
         sender.queue.append(bytes(20 * MSS))
@@ -80,11 +35,11 @@ def test_a_retransmitted_syn_does_not_shrink_the_first_flight_but_a_second_does(
 
 
 def test_a_retransmitted_syn_does_not_end_slow_start() -> None:
-    sender = Sender(ISS, MSS)
+    sender = Sender(ISS, MSS, Unpaced)
     sender.next = ISS + 1
     sender.start_timer(0.0)
     sender.start(MSS, sack=True)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     sender.on_established(500, ISS + 1, 1 << 20, 1.5)
     sender.queue.append(bytes(60 * MSS))
     assert len(send(sender, 1.5)) == 10
@@ -94,10 +49,10 @@ def test_a_retransmitted_syn_does_not_end_slow_start() -> None:
 
 def test_a_handshake_without_sample_starts_data_at_three_seconds() -> None:
     """RFC 6298 5.7."""
-    sender = Sender(ISS, MSS)
+    sender = Sender(ISS, MSS, Unpaced)
     sender.next = ISS + 1
     sender.start_timer(0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     sender.start(MSS, sack=True)
     sender.on_established(500, ISS + 1, 1 << 20, 1.5)
     assert sender.rtt.timeout == 3.0
@@ -131,8 +86,37 @@ def test_nagle_holds_a_small_write_until_everything_is_acknowledged() -> None:
     assert send(sender, 0.0) == [(100, 10)]
     sender.queue.append(b"abc")
     assert send(sender, 0.0) == []
-    sender.on_ack(110, None, 0.1)
+    sender.on_ack(110, [], None, False, None, 0.1)
     assert send(sender, 0.1) == [(110, 3)]
+
+
+def test_nagle_lets_the_end_of_a_large_write_go() -> None:
+    """Minshall's variant: full segments in flight hold nothing back, or the end would wait for a delayed ACK."""
+    sender = sender_with(2 * MSS + 10)
+    sender.nagle = True
+    assert [length for _, length in send(sender, 0.0)] == [MSS, MSS, 10]
+
+
+def test_nagle_sends_the_full_segments_of_what_waits() -> None:
+    """Minshall's variant: the small rest waits for the small segment in flight, not the whole."""
+    sender = sender_with(10)
+    sender.nagle = True
+    send(sender, 0.0)
+    sender.queue.append(bytes(2 * MSS + 5))
+    assert send(sender, 0.0) == [(110, MSS), (110 + MSS, MSS)]
+    sender.on_ack(110, [], None, False, None, 0.1)
+    assert send(sender, 0.1) == [(110 + 2 * MSS, 5)]
+
+
+def test_nagle_holds_back_neither_the_last_bytes_nor_the_fin() -> None:
+    """Nothing can be added to them any more."""
+    sender = sender_with(10)
+    sender.nagle = True
+    send(sender, 0.0)
+    sender.queue.append(b"bye")
+    sender.close()
+    (run,) = sender.runs_to_send(0.0)
+    assert (run.payloads, run.fin) == ([b"bye"], True)
 
 
 def test_a_window_below_a_segment_and_half_of_the_largest_is_left_alone() -> None:
@@ -178,7 +162,22 @@ def test_an_idle_connection_starts_again_with_ten_segments() -> None:
 
 def test_the_writer_has_room_for_the_buffer_without_what_waits() -> None:
     sender = sender_with(1000)
-    assert sender.space == SEND_BUFFER - 1000
+    assert sender.space == INITIAL_SEND_BUFFER - 1000
+
+
+def test_the_writers_buffer_grows_to_twice_the_congestion_window() -> None:
+    """So that a window in flight leaves one to be filled; and it never shrinks below what was promised."""
+    sender = sender_with(3 * MSS)
+    send(sender, 0.0)
+    for window, limit in (
+        (1000, INITIAL_SEND_BUFFER),
+        (1_000_000, 2_000_000),
+        (900_000, 2_000_000),
+        (1 << 30, MAXIMUM_SEND_BUFFER),
+    ):
+        sender.congestion.window = window
+        sender.on_ack(sender.unacknowledged + 100, [], None, False, None, 0.1)
+        assert sender.buffer_limit == limit
 
 
 # -- FIN
@@ -195,7 +194,7 @@ def test_the_fin_leaves_with_the_last_data() -> None:
 def test_the_fin_leaves_alone_when_there_is_no_data() -> None:
     sender = sender_with()
     sender.close()
-    assert sender.runs_to_send(0.0) == [Run(100, [b""], True)]
+    assert sender.runs_to_send(0.0) == [Run(100, [b""], True, again=False)]
 
 
 def test_a_fin_waits_for_the_window() -> None:
@@ -209,7 +208,7 @@ def test_a_lost_fin_is_sent_again() -> None:
     sender = sender_with(10)
     sender.close()
     sender.runs_to_send(0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     assert sender.runs_to_send(1.0)[0].fin
 
 
@@ -219,12 +218,12 @@ def test_a_retransmission_does_not_carry_a_fin_that_was_never_sent() -> None:
     send(sender, 0.0)
     ack(sender, 9, 0.1)
     sender.close()
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     runs = sender.runs_to_send(1.0)
     assert sent(runs) == full(9)
     assert [run.fin for run in runs] == [False]
     ack(sender, 10, 1.1)
-    assert sender.runs_to_send(1.1) == [Run(100 + 10 * MSS, [b""], True)]
+    assert sender.runs_to_send(1.1) == [Run(100 + 10 * MSS, [b""], True, again=False)]
 
 
 # -- round-trip time
@@ -238,9 +237,9 @@ def test_a_retransmitted_segment_is_not_measured() -> None:
     """RFC 9293 MUST-18, RFC 6298 3: Karn's algorithm."""
     sender = sender_with(10)
     send(sender, 0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     send(sender, 1.0)
-    sender.on_ack(110, None, 1.01)
+    sender.on_ack(110, [], None, False, None, 1.01)
     assert sender.rtt.latest == pytest.approx(0.1)
 
 
@@ -269,13 +268,13 @@ def test_the_backoff_lasts_until_a_segment_is_measured() -> None:
     sender = sender_with(10)
     send(sender, 0.0)
     before = sender.rtt.timeout
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     send(sender, 1.0)
-    sender.on_ack(110, None, 1.5)
+    sender.on_ack(110, [], None, False, None, 1.5)
     assert sender.rtt.timeout == pytest.approx(2 * before)
     sender.queue.append(b"x")
     send(sender, 2.0)
-    sender.on_ack(111, None, 2.5)
+    sender.on_ack(111, [], None, False, None, 2.5)
     assert sender.rtt.latest == pytest.approx(0.5)
 
 
@@ -283,9 +282,9 @@ def test_an_echoed_timestamp_ends_the_backoff() -> None:
     """RFC 7323 4.1: it tells which of the two transmissions was answered."""
     sender = sender_with(10)
     send(sender, 0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     send(sender, 1.0)
-    sender.on_ack(110, 0.5, 1.5)
+    sender.on_ack(110, [], None, False, 1000, 1.5)
     assert not sender.rtt.backed_off
     assert sender.rtt.latest == 0.5
 
@@ -310,7 +309,7 @@ def test_a_timeout_sends_the_first_segment_again_and_doubles_the_timer() -> None
     sender = sender_with(5 * MSS)
     send(sender, 0.0)
     before = sender.rtt.timeout
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     assert send(sender, 1.0) == full(0)
     assert sender.retransmit_at == pytest.approx(1.0 + 2 * before)
     assert sender.retries == 1
@@ -320,7 +319,7 @@ def test_after_a_timeout_slow_start_sends_the_rest_again() -> None:
     """RFC 5681 3.1: the loss window is one segment."""
     sender = sender_with(8 * MSS, sack=False)
     send(sender, 0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     assert send(sender, 1.0) == full(0)
     ack(sender, 1, 1.1)
     assert send(sender, 1.1) == full(1, 2)
@@ -334,7 +333,7 @@ def test_after_a_timeout_only_what_is_missing_is_sent_again() -> None:
     sender = sender_with(5 * MSS)
     send(sender, 0.0)
     ack(sender, 0, 0.1, (1, 3))
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     sender.congestion.window = 10 * MSS
     assert send(sender, 1.0) == full(0, 3, 4)
 
@@ -344,16 +343,16 @@ def test_a_second_timeout_forgets_selective_acknowledgments() -> None:
     sender = sender_with(5 * MSS)
     send(sender, 0.0)
     ack(sender, 0, 0.1, (1, 3))
-    sender.on_retransmission_timeout(1.0)
-    sender.on_retransmission_timeout(3.0)
+    sender.on_timeout(1.0)
+    sender.on_timeout(3.0)
     sender.congestion.window = 10 * MSS
-    assert send(sender, 3.0) == full(0, 1, 2, 3, 4)
+    assert sum(length for _, length in send(sender, 3.0)) == 5 * MSS
 
 
 def test_progress_sets_the_count_of_timeouts_back() -> None:
     sender = sender_with(5 * MSS)
     send(sender, 0.0)
-    sender.on_retransmission_timeout(1.0)
+    sender.on_timeout(1.0)
     ack(sender, 1, 1.1)
     assert sender.retries == 0
 
@@ -375,7 +374,7 @@ def test_three_segments_selectively_acknowledged_show_a_loss() -> None:
     send(sender, 0.0)
     ack(sender, 0, 0.1, (1, 4))
     assert send(sender, 0.1) == full(0)
-    assert sender.congestion.window == 5 * MSS
+    assert sender.congestion.threshold == 5 * MSS
 
 
 def test_every_hole_is_sent_again_in_one_round_trip() -> None:
@@ -451,6 +450,67 @@ def test_a_partial_acknowledgment_retransmits_the_next_hole() -> None:
     assert full(4)[0] in send(sender, 0.2)
 
 
+def test_three_duplicates_of_small_segments_retransmit_too() -> None:
+    """RFC 5681 3.2: whatever their size."""
+    sender = sender_with(sack=False)
+    for _ in range(5):
+        sender.queue.append(b"abc")
+        send(sender, 0.0)
+    for _ in range(3):
+        ack(sender, 0, 0.1)
+    assert send(sender, 0.1)[0][0] == 100
+
+
+def test_duplicates_with_nothing_in_flight_count_for_nothing() -> None:
+    """RFC 5681 2: (a)."""
+    sender = sender_with(sack=False)
+    for _ in range(5):
+        ack(sender, 0, 0.1)
+    sender.queue.append(bytes(10 * MSS))
+    assert send(sender, 0.1) == full(*range(10))
+
+
+def test_more_duplicates_than_segments_count_for_no_more() -> None:
+    """The far side cannot open the window by inventing them."""
+    sender = sender_with(30 * MSS, sack=False)
+    send(sender, 0.0)
+    for _ in range(100):
+        ack(sender, 0, 0.1)
+    assert len(send(sender, 0.1)) <= 1 + 5
+
+
+def test_slow_start_after_a_timeout_sends_nothing_a_third_time() -> None:
+    """RFC 6582 3.2 step 3 is of fast recovery: after a timeout a partial acknowledgment declares nothing lost."""
+    sender = sender_with(8 * MSS, sack=False)
+    send(sender, 0.0)
+    sender.on_timeout(1.0)
+    assert send(sender, 1.0) == full(0)
+    ack(sender, 1, 1.1)
+    assert send(sender, 1.1) == full(1, 2)
+    ack(sender, 2, 1.2)
+    assert send(sender, 1.2) == full(3, 4)
+
+
+def test_duplicates_that_a_timeout_caused_retransmit_nothing() -> None:
+    """RFC 6582 3.2 step 2: the acknowledgment must cover more than "recover"."""
+    sender = sender_with(8 * MSS, sack=False)
+    send(sender, 0.0)
+    sender.on_timeout(1.0)
+    send(sender, 1.0)
+    ack(sender, 1, 1.1)
+    send(sender, 1.1)
+    ack(sender, 8, 1.2)
+    sender.queue.append(bytes(8 * MSS))
+    assert send(sender, 1.2)[:1] == full(8)
+    for _ in range(4):
+        ack(sender, 8, 1.3)
+    assert full(8)[0] not in send(sender, 1.3)
+    ack(sender, 9, 1.4)
+    for _ in range(3):
+        ack(sender, 9, 1.4)
+    assert full(9)[0] in send(sender, 1.4)
+
+
 def test_a_retransmission_never_runs_into_data_not_yet_sent() -> None:
     """Else its acknowledgment would lie beyond SND.NXT."""
     sender = sender_with(4 * MSS + 100, sack=False)
@@ -462,6 +522,26 @@ def test_a_retransmission_never_runs_into_data_not_yet_sent() -> None:
     sender.congestion.window = 0
     ack(sender, 4, 0.2)
     assert send(sender, 0.2) == [(100 + 4 * MSS, 100)]
+
+
+# -- pacing
+
+
+def test_the_pace_of_what_needs_not_be_sent_any_more_is_not_waited_for() -> None:
+    """Else the timer, once past, would be due for ever."""
+    sender = sender_with(100 * MSS, make_control=Reno)
+    sender.congestion.window = 100 * MSS
+    while sender.next < sender.end:
+        send(sender, sender.pace_at or 0.0)
+    sender.on_timeout(1.0)
+    sender.congestion.window = 100 * MSS
+    send(sender, 1.0)
+    paced = sender.pace_at
+    assert paced is not None
+    ack(sender, 100, 1.0001)
+    assert not sender.board.lost
+    sender.handle_timeout(paced)
+    assert sender.next_timeout() is None
 
 
 # -- window updates
@@ -501,11 +581,11 @@ def test_a_smaller_path_sends_everything_in_flight_again_in_smaller_segments() -
     """RFC 1191 6.5."""
     sender = sender_with(2 * MSS)
     send(sender, 0.0)
-    sender.set_mss(600)
+    sender.set_mss(600, 0.1)
     assert send(sender, 0.1) == [(100, 600), (700, 600), (1300, 600), (1900, 200)]
 
 
 def test_the_segment_size_never_grows() -> None:
     sender = sender_with(2 * MSS)
-    sender.set_mss(5000)
+    sender.set_mss(5000, 0.1)
     assert sender.mss == MSS

@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from httpx_wireguard._errors import AddressInUse, ConnectionRefused, DestinationUnreachable, NoRoute, TunnelClosed
-from httpx_wireguard._netstack.stack import EPHEMERAL_PORTS, REPLIES_PER_SECOND, Stack
+from httpx_wireguard._netstack.stack import EPHEMERAL_PORTS, MAX_PATHS, REPLIES_PER_SECOND, Stack
 from httpx_wireguard._netstack.tcp import MSL, State, TcpConnection
 from httpx_wireguard._wire import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
 from httpx_wireguard._wire.checksum import pseudo_header_sum
@@ -524,6 +524,23 @@ def test_packet_too_big_is_believed_down_to_a_floor(remote: bytes, mtu: int, flo
     version = 4 if len(remote) == 4 else 6
     host.receive_packets([icmp(packet_too_big(version, mtu, packet), remote, connection.local_address[0])], 0.1)
     assert host.path_mtu(remote) == floor
+
+
+def test_the_newest_of_too_many_narrow_paths_are_remembered() -> None:
+    """Whoever reaches a listener from many addresses could fill memory with their paths."""
+    host = stack()
+    for number in range(MAX_PATHS + 2):
+        remote = bytes([10, 3, number >> 8, number & 255])
+        connection, _ = established(host, remote=remote)
+        connection.send(bytes(1000), 0.0)
+        (data,) = sent(host)
+        host.receive_packets([icmp(packet_too_big(4, 1000 + number % 7, data), remote)], 0.0)
+        connection.abort(0.0)
+        sent(host)
+    narrow = [
+        number for number in range(MAX_PATHS + 2) if host.path_mtu(bytes([10, 3, number >> 8, number & 255])) < 1420
+    ]
+    assert narrow == list(range(2, MAX_PATHS + 2))
 
 
 def test_packet_too_big_about_data_not_in_flight_is_a_forgery() -> None:

@@ -20,9 +20,20 @@ from httpx_wireguard._errors import (
     DestinationUnreachable,
     TunnelClosed,
 )
-from httpx_wireguard._netstack.sender import SEND_BUFFER
-from httpx_wireguard._netstack.tcp import MINIMUM_MSS, MSL, State, TcpConnection
+from httpx_wireguard._netstack.congestion.control import UNLIMITED
+from httpx_wireguard._netstack.congestion.reno import Reno
+from httpx_wireguard._netstack.limits import (
+    CHALLENGE_PERIOD,
+    RECEIVE_MEMORY,
+    SEND_MEMORY,
+    TIME_WAIT_LIMIT,
+    ChallengeBudget,
+    SharedLimits,
+)
+from httpx_wireguard._netstack.sender import INITIAL_SEND_BUFFER
+from httpx_wireguard._netstack.tcp import MINIMUM_MSS, MSL, SEND_FLOOR, WRITE_LOW_WATER, State, TcpConnection
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
+from tests.simnet import SeededEntropy
 
 SYN, ACK, FIN, RST, PSH, URG = Flags.SYN, Flags.ACK, Flags.FIN, Flags.RST, Flags.PSH, Flags.URG
 OURS = (bytes([10, 0, 0, 2]), 40000)
@@ -84,6 +95,7 @@ class Peer:
         self.sequence = 5001  # our next byte
         self.version = version
         self.timeouts = 0
+        self.shared = SharedLimits()
         self.connection = TcpConnection(
             self.owner,
             OURS if version == 4 else OURS6,
@@ -91,6 +103,8 @@ class Peer:
             initial_sequence=1000,
             mss=MSS,
             socket_capacity=capacity,
+            make_control=Reno,
+            shared=self.shared,
         )
 
     def give(
@@ -165,6 +179,12 @@ class Peer:
         assert self.timeouts < 500, "it never ends"
         self.connection.handle_timeout(now)
         return now
+
+    def lose_everything(self) -> None:
+        """Until the retransmission timer has run out, and what it sends again is lost too."""
+        before = self.connection.sender.retries
+        while self.connection.sender.retries == before:
+            self.take(self.timeout())
 
     def state(self) -> State:
         return self.connection.state
@@ -259,11 +279,11 @@ synchronized = pytest.mark.parametrize("reach", SYNCHRONIZED, ids=lambda reach: 
 
 
 def test_an_active_open_sends_a_syn_with_every_option() -> None:
-    """RFC 9293 3.10.1, MUST-14; RFC 7323 2.2 and 3.2; RFC 2018 2."""
+    """RFC 9293 3.10.1, MUST-14; RFC 7323 2.2 and 3.2; RFC 2018 2; RFC 3168 6.1.1."""
     peer = Peer()
     peer.connection.open(0.0)
     syn = peer.one(0.0)
-    assert (syn.flags, syn.sequence, syn.acknowledgment, syn.window) == (SYN, 1000, 0, 65535)
+    assert (syn.flags, syn.sequence, syn.acknowledgment, syn.window) == (SYN | Flags.ECE | Flags.CWR, 1000, 0, 65535)
     assert (syn.options.mss, syn.options.window_scale, syn.options.sack_permitted) == (MSS, 8, True)
     assert (syn.options.timestamp_value, syn.options.timestamp_echo) == (0, 0)
     assert peer.state() is State.SYN_SENT
@@ -809,7 +829,7 @@ def test_a_slightly_old_acknowledgment_brings_its_data_but_not_its_window() -> N
 def test_acknowledged_data_makes_room_and_wakes_the_writer() -> None:
     peer = established()
     connection = peer.connection
-    assert connection.send(bytes(SEND_BUFFER + 5), 0.0) == SEND_BUFFER
+    assert connection.send(bytes(INITIAL_SEND_BUFFER + 5), 0.0) == INITIAL_SEND_BUFFER
     assert connection.send(b"x", 0.0) == 0
     while_full = connection.writable
     assert not while_full
@@ -818,7 +838,7 @@ def test_acknowledged_data_makes_room_and_wakes_the_writer() -> None:
         now += 0.05
         acknowledged += sum(len(segment.payload) for segment in peer.take(now))
         peer.ack(acknowledged, now)
-    assert acknowledged - 1001 >= SEND_BUFFER // 4
+    assert acknowledged - 1001 >= WRITE_LOW_WATER
     assert connection in peer.owner.woken
 
 
@@ -850,6 +870,38 @@ def test_data_and_window_updates_are_no_duplicates(payload: bytes, window: int) 
     for step in range(3):
         peer.give(ACK, 5001 + step * len(payload), 1001, payload, now=0.1, window=window - step * (not payload))
     assert [segment for segment in peer.take(0.1) if len(segment.payload) == FULL] == []
+
+
+def test_the_probe_of_the_tail_takes_the_place_of_the_retransmission_timer() -> None:
+    """RFC 8985 7.2: it comes at the latest when that would have run out; then the timer starts anew."""
+    peer = established()
+    sender = peer.connection.sender
+    for _ in range(50):
+        sender.rtt.on_sample(0.5)  # RTO 0.7 s, less than two round trips
+    peer.connection.send(b"hello", 1.0)
+    peer.take(1.0)
+    due = peer.connection.next_timeout()
+    assert due == sender.retransmit_at
+    peer.connection.handle_timeout(due)
+    assert [segment.payload for segment in peer.take(due)] == [b"hello"]
+    assert sender.retries == 0
+    peer.connection.handle_timeout(due + 0.8)
+    assert sender.retries == 1
+
+
+def test_a_tail_probe_that_was_not_needed_shows_by_a_bare_duplicate() -> None:
+    """RFC 8985 7.4.2: from a peer without D-SACK, when nothing is in flight any more."""
+    peer = established()
+    peer.connection.send(b"hello", 1.0)
+    peer.take(1.0)
+    peer.connection.handle_timeout(1.45)
+    assert [segment.payload for segment in peer.take(1.45)] == [b"hello"]
+    peer.ack(1006, 1.5, echo=1450)
+    peer.ack(1006, 1.55, echo=1450)
+    peer.connection.send(b"more", 2.0)
+    peer.take(2.0)
+    peer.ack(1010, 2.1, echo=2000)
+    assert peer.connection.sender.congestion.threshold == UNLIMITED
 
 
 def test_selective_acknowledgments_retransmit_only_the_holes() -> None:
@@ -888,8 +940,7 @@ def test_the_echo_of_our_timestamp_tells_a_slow_path_from_a_lost_segment() -> No
     peer.connection.send(b"x", 1.0)
     sent = peer.one(1.0).options.timestamp_value
     assert sent is not None
-    now = peer.timeout()
-    peer.take(now)
+    peer.lose_everything()
     peer.ack(1002, 1.8, echo=sent)
     assert peer.connection.sender.rtt.latest == pytest.approx(0.8)
 
@@ -900,7 +951,7 @@ def test_the_echo_in_a_report_of_a_duplicate_measures_nothing() -> None:
     peer.connection.send(b"x", 1.0)
     sent = peer.one(1.0).options.timestamp_value
     assert sent is not None
-    peer.take(peer.timeout())
+    peer.lose_everything()
     peer.give(ACK, 5001, 1002, now=1.8, echo=sent, blocks=((1001, 1002),))
     assert peer.connection.sender.rtt.latest == pytest.approx(0.1)
     assert peer.connection.sender.rtt.backed_off
@@ -910,7 +961,7 @@ def test_an_impossible_echo_measures_nothing() -> None:
     peer = established()
     peer.connection.send(b"x", 1.0)
     peer.take(1.0)
-    peer.take(peer.timeout())
+    peer.lose_everything()
     peer.ack(1002, 1.8, echo=5_000_000)
     assert peer.connection.sender.rtt.latest == pytest.approx(0.1)
 
@@ -1360,7 +1411,7 @@ def test_unacknowledged_data_ends_the_connection_in_the_end() -> None:
     while peer.state() is State.ESTABLISHED:
         now = peer.timeout()
         retransmissions += len(peer.take(now))
-    assert retransmissions == 15
+    assert retransmissions == 1 + 15  # a probe of the tail first
     assert now > 100
     assert isinstance(peer.connection.error, ConnectionTimedOut)
 
@@ -1374,7 +1425,7 @@ def test_an_orphan_gives_up_sooner() -> None:
     retransmissions = 0
     while peer.state() is not State.CLOSED:
         retransmissions += len(peer.take(peer.timeout()))
-    assert retransmissions == 8
+    assert retransmissions == 1 + 8  # a probe of the tail first
 
 
 # -- zero window, RFC 9293 3.8.6.1
@@ -1606,7 +1657,7 @@ def test_packet_too_big_sends_smaller_segments_again() -> None:
     peer = established()
     peer.connection.send(bytes(2 * FULL), 0.0)
     peer.take(0.0)
-    assert peer.connection.on_packet_too_big(1000, 1001)
+    assert peer.connection.on_packet_too_big(1000, 1001, 0.0)
     segments = peer.take(0.1)
     assert [segment.sequence for segment in segments] == [1001, 1989, 2977]
     assert max(segment.length for segment in segments) == 40 + 1000
@@ -1618,8 +1669,8 @@ def test_packet_too_big_about_nothing_in_flight_is_a_forgery() -> None:
     peer = established()
     peer.connection.send(bytes(FULL), 0.0)
     peer.take(0.0)
-    assert not peer.connection.on_packet_too_big(1000, 1001 + FULL)
-    assert not peer.connection.on_packet_too_big(1000, 1000)
+    assert not peer.connection.on_packet_too_big(1000, 1001 + FULL, 0.0)
+    assert not peer.connection.on_packet_too_big(1000, 1000, 0.0)
     assert peer.connection.sender.mss == FULL
 
 
@@ -1628,7 +1679,7 @@ def test_packet_too_big_makes_segments_no_smaller_than_the_floor() -> None:
     peer = established()
     peer.connection.send(bytes(FULL), 0.0)
     peer.take(0.0)
-    peer.connection.on_packet_too_big(1, 1001)
+    peer.connection.on_packet_too_big(1, 1001, 0.0)
     assert peer.take(0.1)[0].length == 40 + MINIMUM_MSS
 
 
@@ -1668,7 +1719,14 @@ def test_sequence_numbers_wrap_around() -> None:
     """RFC 9293 3.4."""
     owner = Owner()
     connection = TcpConnection(
-        owner, OURS, THEIRS, initial_sequence=2**32 - 3, mss=MSS, socket_capacity=1 << 17, timestamp_offset=2**32 - 5
+        owner,
+        OURS,
+        THEIRS,
+        initial_sequence=2**32 - 3,
+        mss=MSS,
+        socket_capacity=1 << 17,
+        make_control=Reno,
+        timestamp_offset=2**32 - 5,
     )
     connection.open(0.0)
     connection.packets_to_send(0.0)
@@ -1686,9 +1744,9 @@ def test_sequence_numbers_wrap_around() -> None:
 # -- the fast path
 
 
-def packet(sequence: int, payload: bytes, *, flags: Flags = ACK, timestamp: int = 70_000) -> bytes:
+def packet(sequence: int, payload: bytes, *, flags: Flags = ACK, timestamp: int = 70_000, echo: int = 0) -> bytes:
     header = TcpHeader(80, 40000, sequence, 1001, int(flags), 65535)
-    header.options.timestamp_value = timestamp
+    header.options.timestamp_value, header.options.timestamp_echo = timestamp, echo
     return bytes(20) + header.serialize() + payload
 
 
@@ -1749,6 +1807,200 @@ def test_a_batch_echoes_its_first_timestamp() -> None:
     batch = [packet(5001, b"abc", timestamp=71_000), packet(5004, b"def", timestamp=72_000)]
     peer.connection.receive_packets(batch, 20, 0.1)
     assert peer.one(0.1).options.timestamp_echo == 71_000
+
+
+# -- user timeout, RFC 5482
+
+
+def test_data_that_stays_unacknowledged_for_the_user_timeout_ends_the_connection() -> None:
+    """RFC 9293 3.10.8."""
+    peer = established()
+    peer.connection.user_timeout = 5.0
+    peer.connection.send(b"x", 2.0)
+    peer.take(2.0)
+    now = 2.0
+    while peer.state() is State.ESTABLISHED:
+        now = peer.timeout()
+        last = peer.flags(now)
+    assert now == 7.0
+    assert last == [RST | ACK]
+    assert isinstance(peer.connection.error, ConnectionTimedOut)
+    assert "nothing acknowledged for 5 s, the user timeout" in str(peer.connection.error)
+
+
+def test_each_acknowledgment_starts_the_user_timeout_again() -> None:
+    """RFC 5482 2: it counts while data remains unacknowledged, and any of it is progress."""
+    peer = established()
+    peer.connection.user_timeout = 5.0
+    peer.connection.send(bytes(3000), 0.0)
+    peer.take(0.0)
+    peer.ack(2001, 4.0)
+    peer.ack(3001, 8.0)
+    peer.connection.handle_timeout(12.9)
+    assert peer.state() is State.ESTABLISHED
+    peer.connection.handle_timeout(13.0)
+    assert peer.state() is State.CLOSED
+
+
+def test_an_idle_connection_has_no_user_timeout() -> None:
+    peer = established()
+    peer.connection.user_timeout = 5.0
+    assert peer.connection.next_timeout() is None
+    peer.connection.send(b"x", 100.0)
+    peer.take(100.0)
+    peer.ack(1002, 100.1)
+    assert peer.connection.next_timeout() is None
+    peer.connection.shutdown_write(200.0)
+    peer.take(200.0)
+    peer.connection.handle_timeout(204.9)
+    assert peer.state() is State.FIN_WAIT_1
+    peer.connection.handle_timeout(205.0)
+    assert peer.state() is State.CLOSED
+
+
+def test_a_window_that_stays_closed_for_the_user_timeout_ends_the_connection() -> None:
+    """RFC 9293 MUST-37 lets it stay closed for ever; the user need not wait that long (RFC 1122 4.2.2.17)."""
+    peer = stuck()
+    peer.connection.user_timeout = 30.0
+    now = 0.0
+    while peer.state() is State.ESTABLISHED:
+        now = peer.timeout()
+        peer.take(now)
+        peer.ack(1001, now, window=0)
+        peer.take(now)
+    assert now == 30.0
+    assert isinstance(peer.connection.error, ConnectionTimedOut)
+
+
+def test_a_user_timeout_set_while_data_waits_counts_from_when_it_began_to() -> None:
+    peer = established()
+    peer.connection.send(b"x", 1.0)
+    peer.take(1.0)
+    peer.owner.touched.clear()
+    peer.connection.user_timeout = 4.0
+    assert peer.connection in peer.owner.touched
+    assert peer.connection.next_timeout() == pytest.approx(1.3)
+    peer.connection.handle_timeout(5.0)
+    assert peer.state() is State.CLOSED
+
+
+def test_a_long_user_timeout_outlasts_the_number_of_retransmissions() -> None:
+    """RFC 9293 MUST-21: the user sets R2."""
+    peer = established()
+    peer.connection.user_timeout = 10_000.0
+    peer.connection.send(b"x", 0.0)
+    peer.take(0.0)
+    while peer.state() is State.ESTABLISHED:
+        now = peer.timeout()
+        peer.take(now)
+    assert now == 10_000.0
+
+
+def test_an_unanswered_open_obeys_the_user_timeout_and_sends_no_reset() -> None:
+    """RFC 9293 3.10.1: OPEN takes a timeout."""
+    peer = opening()
+    peer.connection.user_timeout = 2.5
+    while peer.state() is State.SYN_SENT:
+        now = peer.timeout()
+        last = peer.flags(now)
+    assert now == pytest.approx(2.4)
+    assert last == []
+
+
+def test_the_user_timeout_decides_about_keep_alives_too() -> None:
+    """Linux: TCP_USER_TIMEOUT overrides TCP_KEEPCNT."""
+    peer = established()
+    peer.connection.set_keepalive(100.0, 10.0, 3, 0.0)
+    peer.connection.user_timeout = 165.0
+    while peer.state() is State.ESTABLISHED:
+        now = peer.timeout()
+        peer.take(now)
+    assert now == 170.0
+    assert "7 keep-alive probes went unanswered" in str(peer.connection.error)
+
+
+# -- what connections share
+
+
+def test_a_writer_may_have_a_floor_waiting_whatever_the_others_do() -> None:
+    peer = established()
+    peer.shared.send_free = 0
+    assert peer.connection.writable
+    assert peer.connection.send(bytes(1 << 20), 0.0) == SEND_FLOOR
+    assert not peer.connection.writable
+
+
+def test_what_a_writer_has_waiting_is_charged_until_it_is_acknowledged() -> None:
+    peer = established()
+    taken = peer.connection.send(bytes(1 << 20), 0.0)
+    assert peer.shared.send_free == SEND_MEMORY - (taken - SEND_FLOOR)
+    acknowledged, now = 1001, 0.0
+    while acknowledged < 1001 + taken:
+        now += 0.05
+        acknowledged += sum(len(segment.payload) for segment in peer.take(now))
+        peer.ack(acknowledged, now)
+        assert peer.shared.send_free == SEND_MEMORY - max(taken - (acknowledged - 1001) - SEND_FLOOR, 0)
+
+
+@pytest.mark.parametrize("end", ["abort", "reset"])
+def test_the_end_of_a_connection_gives_everything_back(end: str) -> None:
+    peer = established()
+    peer.connection.send(bytes(1 << 20), 0.0)
+    peer.data(b"unread", 0.1)
+    if end == "abort":
+        peer.connection.abort(0.2)
+    else:
+        peer.give(RST, peer.sequence, now=0.2)
+    assert peer.shared.send_free == SEND_MEMORY
+    assert peer.shared.receive.free == RECEIVE_MEMORY
+
+
+def test_a_challenge_needs_the_leave_of_the_tunnel() -> None:
+    """RFC 5961 7: none when the tunnel's budget for this second is spent, and the connection's own is not used up."""
+    peer = established()
+    challenges = peer.shared.challenges = ChallengeBudget(SeededEntropy(1))
+    while challenges.take(1.0):
+        pass
+    peer.give(SYN, 5001, now=1.0)
+    assert peer.take(1.0) == []
+    peer.give(SYN, 5001, now=1.0 + CHALLENGE_PERIOD)
+    assert peer.flags(1.0 + CHALLENGE_PERIOD) == [ACK]
+
+
+def test_time_wait_ends_early_where_too_many_wait() -> None:
+    peer = time_wait()
+
+    class Other:
+        def end_time_wait(self) -> None: ...
+
+    for _ in range(TIME_WAIT_LIMIT):
+        assert peer.state() is State.TIME_WAIT
+        peer.shared.enter_time_wait(Other())
+    assert peer.state() is State.CLOSED
+    assert peer.connection.error is None
+    assert peer.owner.closed == [peer.connection]
+
+
+# -- the path as the receiving side sees it
+
+
+def test_full_segments_of_a_batch_measure_the_path_by_our_timestamp() -> None:
+    """RFC 7323 4.1: a download acknowledges only, so nothing of ours is acknowledged that could be timed."""
+    peer = established()
+    assert peer.connection.receiver.rtt == pytest.approx(0.1)
+    peer.connection.receive_packets([packet(5001, bytes(FULL), echo=2000)], 20, 2.05)
+    assert peer.connection.receiver.rtt == pytest.approx(0.05)
+    peer.connection.receive_packets([packet(5001 + FULL, bytes(FULL), echo=2000)], 20, 2.09)
+    assert peer.connection.receiver.rtt == pytest.approx(0.05)  # an echo seen before: the sender waited
+    peer.connection.receive_packets([packet(5001 + 2 * FULL, b"short", echo=2089)], 20, 2.1)
+    assert peer.connection.receiver.rtt == pytest.approx(0.05)  # perhaps the sender waited for its application
+
+
+def test_an_echo_of_the_future_measures_nothing() -> None:
+    peer = established()
+    peer.connection.receive_packets([packet(5001, bytes(FULL), echo=2060)], 20, 2.05)
+    peer.connection.receive_packets([packet(5001 + FULL, bytes(FULL), echo=2**31)], 20, 2.05)
+    assert peer.connection.receiver.rtt == pytest.approx(0.1)
 
 
 def test_the_name_tells_both_ends_and_the_state() -> None:

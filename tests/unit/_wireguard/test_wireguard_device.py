@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from httpx_wireguard._config import PeerConfig
+from httpx_wireguard._wire.ecn import CE, ECT_0, NOT_ECT, with_ecn
 from httpx_wireguard._wireguard.crypto import PrivateKey
 from httpx_wireguard._wireguard.device import Device
 from httpx_wireguard._wireguard.drops import Drop
@@ -153,6 +154,86 @@ def test_empty_read_is_nothing() -> None:
     assert client.device.receive_datagrams(memoryview(b""), 0, server.address, 1.0) == []
 
 
+def capable(fill: int, sender: str = "10.0.0.1", target: str = "10.0.0.2") -> bytes:
+    """A packet with ECT(0)."""
+    return with_ecn(ipv4_packet(sender, target, fill=fill), ECT_0)
+
+
+def seal(net: Net, sender: Host, target: Host, *packets: bytes) -> list[tuple[int, memoryview]]:
+    """Runs of datagrams of one size, each with its outer codepoint."""
+    sender.device.send_packets(sender.peer(target), packets, net.now)
+    return [(run.ecn, memoryview(b"".join(run.buffers))) for run in sender.device.datagrams_to_send()]
+
+
+def test_a_congestion_mark_outside_the_tunnel_goes_on_inside() -> None:
+    """RFC 6040 4.2, for the reads that were marked and for no other."""
+    net, client, server = connected()
+    plain = ipv4_packet("10.0.0.1", "10.0.0.2")
+    packets = [capable(1), plain, capable(2)]
+    datagrams = [data for _, data in seal(net, client, server, *packets)]
+    size = sum(map(len, datagrams)) // 3
+    read = memoryview(b"".join(datagrams))
+    arrived = server.device.receive_datagrams(read, size, client.address, net.now, ecn=CE)
+    assert arrived == [with_ecn(packets[0], CE), with_ecn(packets[2], CE)]
+    assert server.device.drops == server.peer(client).drops == {Drop.CONGESTION: 1}
+    read = memoryview(b"".join(data for _, data in seal(net, client, server, *packets)))
+    assert server.device.receive_datagrams(read, size, client.address, net.now, ecn=NOT_ECT) == packets
+
+
+def test_a_datagram_that_is_not_authentic_shows_nothing_about_the_peer() -> None:
+    """Nor does one that repeats, or whose inner source is not the peer's."""
+    net, client, server = connected()
+    ((_, shown),) = seal(net, client, server, capable(1))
+    forged = memoryview(bytes(shown[:-1]) + bytes([shown[-1] ^ 1]))
+    ((_, foreign),) = seal(net, client, server, capable(2, "10.0.0.9"))
+    for data in (forged, foreign):
+        assert server.device.receive_datagrams(data, len(data), client.address, net.now, ecn=ECT_0) == []
+    for codepoint in (NOT_ECT, ECT_0):
+        server.device.receive_datagrams(shown, len(shown), client.address, net.now, ecn=codepoint)
+    assert server.device.drops == {Drop.NOT_AUTHENTIC: 1, Drop.SOURCE_NOT_ALLOWED: 1, Drop.REPLAYED: 1}
+    back = capable(3, "10.0.0.2", "10.0.0.1")
+    assert [ecn for ecn, _ in seal(net, server, client, back, back)] == [ECT_0, NOT_ECT]
+
+
+def test_two_of_us_find_out_that_both_carry_marks() -> None:
+    """The first ECN-capable packet of each side tells the other."""
+    net, client, server = connected()
+    there, back = capable(1), capable(2, "10.0.0.2", "10.0.0.1")
+    ((outer, data), *_) = seal(net, client, server, there, there)
+    server.device.receive_datagrams(data, len(data), client.address, net.now, ecn=outer)
+    assert [ecn for ecn, _ in seal(net, server, client, back, back)] == [ECT_0]
+    assert [ecn for ecn, _ in seal(net, client, server, there, there)] == [NOT_ECT]
+    ((outer, data),) = seal(net, server, client, back)
+    client.device.receive_datagrams(data, len(data), server.address, net.now, ecn=outer)
+    assert [ecn for ecn, _ in seal(net, client, server, there, there)] == [ECT_0]
+
+
+def test_what_a_peer_has_shown_ends_with_the_session() -> None:
+    """Another implementation may have come up under the same key."""
+    net, client, server = connected()
+    ((outer, data),) = seal(net, client, server, capable(1))
+    server.device.receive_datagrams(data, len(data), client.address, net.now, ecn=outer)
+    session = server.peer(client).current
+    net.advance(121.0)
+    net.send(client, server)
+    net.advance(0.1)
+    assert server.peer(client).current is not session
+    back = capable(2, "10.0.0.2", "10.0.0.1")
+    assert [ecn for ecn, _ in seal(net, server, client, back, back)] == [ECT_0, NOT_ECT]
+
+
+def test_handshakes_and_keepalives_are_not_ecn_capable() -> None:
+    """Also towards a peer that carries marks: nothing in them slows down."""
+    net, client, server = connected()
+    ((outer, data),) = seal(net, client, server, capable(1))
+    server.device.receive_datagrams(data, len(data), client.address, net.now, ecn=outer)
+    net.now += 121.0
+    assert [ecn for ecn, _ in seal(net, server, client, b"")] == [NOT_ECT]
+    server.device.initiate(server.peer(client), net.now)
+    (run,) = server.device.datagrams_to_send()
+    assert (run.ecn, run.buffers[0][0]) == (NOT_ECT, INITIATION)
+
+
 def test_route_takes_the_longest_allowed_prefix() -> None:
     net = Net()
     host = net.add(
@@ -223,7 +304,7 @@ def test_each_of_many_peers_keeps_its_own_time() -> None:
         peer.endpoint = ("198.51.100.1", number)
         host.device.initiate(peer, 1000.0 + number / 10)
     net.now = 1002.0
-    net._collect()
+    net.collect()
     net.log.clear()
     net.advance(5.5)
     assert [peer.initiations_sent for peer in host.device.peers] == [2] * 20

@@ -45,6 +45,16 @@ def test_another_endpoint_begins_a_run() -> None:
     assert [run.endpoint for run in queue.take()] == [HERE, THERE, HERE]
 
 
+def test_another_codepoint_begins_a_run() -> None:
+    """The ECN field is one per send."""
+    queue = RunQueue()
+    for codepoint in (0, 0, 2, 2, 0):
+        queue.add(HERE, [b"h" * 16, b"x" * 84], [100], codepoint)
+    queue.add_datagram(HERE, b"d" * 100)
+    sizes = [(run.ecn, sum(map(len, run.buffers))) for run in queue.take()]
+    assert sizes == [(0, 200), (2, 200), (0, 200)]
+
+
 def test_run_has_at_most_64_datagrams() -> None:
     queue = RunQueue()
     add(queue, HERE, *[100] * 130)
