@@ -9,6 +9,7 @@ from functools import partial
 from httpx_wireguard._config import Config, PeerConfig
 from httpx_wireguard._engine import Engine
 from httpx_wireguard._errors import WireGuardError
+from httpx_wireguard._netstack.congestion import DEFAULT_CONTROL
 from httpx_wireguard._netstack.listener import TcpListener
 from httpx_wireguard._netstack.stack import Stack
 from httpx_wireguard._netstack.tcp import TcpConnection
@@ -25,7 +26,6 @@ PACKED = {  # by IP version: host 0, the client, and host 1, the server
 KEYS = (b"client".ljust(32, b"."), b"server".ljust(32, b"."))
 ENDPOINTS = (("192.0.2.1", 40000), ("192.0.2.2", 51820))
 SOCKET_CAPACITY = 1 << 17  # bytes; as Engine has it
-CONTROLS = ("reno",)  # congestion controls by name
 _CHUNK = bytes(1 << 16)
 
 
@@ -58,7 +58,7 @@ class BaseHost:
 class StackHost(BaseHost):
     """A host whose packets travel bare."""
 
-    def __init__(self, index: int, mtu: int = 1420, control: str = CONTROLS[0]) -> None:
+    def __init__(self, index: int, mtu: int = 1420, control: str = DEFAULT_CONTROL) -> None:
         super().__init__(index)
         self.mtu = mtu
         self.addresses = [packed(index, 4), packed(index, 6)]
@@ -93,8 +93,7 @@ class StackHost(BaseHost):
 
 def new_stack(addresses: Sequence[bytes], mtu: int, entropy: SeededEntropy, control: str) -> Stack:
     """A stack with a congestion control by name: the one place that knows how to ask for it."""
-    assert control in CONTROLS
-    return Stack(addresses, mtu, entropy, SOCKET_CAPACITY)
+    return Stack(addresses, mtu, entropy, SOCKET_CAPACITY, control)
 
 
 class EngineHost(BaseHost):
@@ -291,7 +290,7 @@ class Flow:
             self.received += len(data)
 
 
-def bare(*links: Link, seed: int = 1, control: str = CONTROLS[0]) -> tuple[list[StackHost], Network]:
+def bare(*links: Link, seed: int = 1, control: str = DEFAULT_CONTROL) -> tuple[list[StackHost], Network]:
     """A client and a server."""
     hosts = [StackHost(0, control=control), StackHost(1, control=control)]
     return hosts, Network(hosts, *links, seed=seed)

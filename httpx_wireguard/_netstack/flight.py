@@ -157,6 +157,8 @@ class Flight:
             self.rtt.relax()
             self.retransmit_at = now + self.rtt.timeout if self.next > acknowledgment else None  # RFC 6298 5.2, 5.3
             self._arm_tail_probe(now)
+        elif self.retransmit_at is not None:  # a measurement may have ended a long backoff
+            self.retransmit_at = min(self.retransmit_at, now + self.rtt.timeout)
 
     def _count_duplicates(self, delivery: Delivery, advanced: int, duplicate: bool) -> None:
         """A duplicate acknowledgment is a segment delivered, nobody knows which (RFC 9937 6.2, RFC 6582 3.2)."""
@@ -295,6 +297,8 @@ class Flight:
             self.on_congestion(now)
             self.congestion.window = min(window, self.congestion.window)
             self._marked_until = self.next
+            if window <= self.mss and self.retransmit_at is not None:
+                self.retransmit_at = now + self.rtt.timeout  # the window cannot shrink further, so sending slows down
 
     def on_timeout(self, now: float) -> None:
         """RFC 6298 5.4-5.6, RFC 6675 5.1: all that is in flight, and not known to be held, is lost."""

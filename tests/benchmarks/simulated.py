@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 
+from httpx_wireguard._netstack.congestion import CONTROLS
 from tests.simnet import Bursts, Link
-from tests.tcp_net import CONTROLS, Flow, bare
+from tests.tcp_net import Flow, bare
 
 TICK = 0.001  # seconds; arrivals come in batches, as they do to a driver, and as they cost less to simulate
 

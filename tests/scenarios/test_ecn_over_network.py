@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Hashable
 
 import pytest
 
@@ -32,6 +33,7 @@ class Host:
         """`marks_above`: seconds of queue from which on the router marks; None: never."""
         peer = PeerConfig(PrivateKey(KEYS[1 - index]).public, INNER[1 - index], "192.0.2.9:9")
         self.index = index
+        self.addresses = [OUTER[index]]
         self.engine = Engine(Config(KEYS[index], (f"{INNER[index]}/24",), (peer,)), SeededEntropy(index + 1))
         self.engine.device.peers[0].endpoint = OUTER[1 - index]
         self.marks_above = marks_above
@@ -41,20 +43,21 @@ class Host:
         self.longest_queue = 0.0  # seconds
         self._busy_until = 0.0
 
-    def receive(self, packets: list[bytes], sender: int, now: float) -> None:
+    def receive(self, packets: list[bytes], source: Hashable, now: float) -> None:
+        assert isinstance(source, tuple)
         for packet in packets:
             ecn = NOT_ECT if self.ignores_outer else packet[0]
-            self.engine.receive_datagrams(memoryview(packet)[1:], len(packet) - 1, OUTER[sender], now, ecn=ecn)
+            self.engine.receive_datagrams(memoryview(packet)[1:], len(packet) - 1, source, now, ecn=ecn)
 
-    def to_send(self, now: float) -> list[tuple[int, bytes]]:
-        out = []
+    def to_send(self, now: float) -> list[tuple[Hashable, list[bytes]]]:
+        out: list[tuple[Hashable, list[bytes]]] = []
         while runs := self.engine.datagrams_to_send(now):
             for run in runs:
                 data, ecn = b"".join(run.buffers), NOT_ECT if self.ignores_outer else run.ecn
                 for at in range(0, len(data), run.segment_size):
                     datagram = data[at : at + run.segment_size]
                     self.sent[ecn] += 1
-                    out.append((1 - self.index, bytes([self._route(ecn, len(datagram) + 1, now)]) + datagram))
+                    out.append((run.endpoint, [bytes([self._route(ecn, len(datagram) + 1, now)]) + datagram]))
         return out
 
     def _route(self, ecn: int, length: int, now: float) -> int:
@@ -158,7 +161,7 @@ def test_a_router_that_marks_what_has_no_ecn_makes_it_lost() -> None:
     def broken(ecn: int, length: int, now: float) -> int:
         nonlocal seen
         seen += ecn == NOT_ECT
-        return CE if ecn == NOT_ECT and 200 <= seen < 203 else honest(ecn, length, now)
+        return CE if ecn == NOT_ECT and 100 <= seen < 103 else honest(ecn, length, now)
 
     hosts[0]._route = broken  # type: ignore[method-assign]  # the host stays as it is
     transfer.run()

@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
+from httpx_wireguard._netstack.congestion import CONTROLS, DEFAULT_CONTROL
 from tests.simnet import Bottleneck, Link, Network
-from tests.tcp_net import CONTROLS, Flow, StackHost, dumbbell
+from tests.tcp_net import Flow, StackHost, dumbbell
 
 RATE = 1_250_000.0  # bytes a second: 10 Mbit/s
 PAYLOAD = 1368 / 1420  # of the rate: what is no header
@@ -59,7 +60,7 @@ def test_a_longer_way_is_no_starvation(control: str) -> None:
 @pytest.mark.parametrize("queue", [0.02, 0.12])
 def test_every_control_lives_beside_the_default_one(queue: float, control: str) -> None:
     """RFC 9743 5.1.1: neither harms the other, whether the queue is short or long."""
-    flows, network = dumbbell([(control, 0.04), (CONTROLS[0], 0.04)], Bottleneck(RATE, int(RATE * queue)))
+    flows, network = dumbbell([(control, 0.04), (DEFAULT_CONTROL, 0.04)], Bottleneck(RATE, int(RATE * queue)))
     network.advance(5.0)
     shares = received(flows, network, 20.0)
     assert min(shares) > 0.15 * sum(shares)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from httpx_wireguard._netstack.congestion import CONTROLS
 from tests.benchmarks.simulated import FAST, NETWORKS, Line, goodput
-from tests.tcp_net import CONTROLS
 
 RECORDED = json.loads((Path(__file__).parent.parent / "vectors/goodput.json").read_text())
 SEGMENT = 1368  # bytes of payload in 1420

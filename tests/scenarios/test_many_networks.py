@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 
 from httpx_wireguard._errors import ConnectionTimedOut
-from httpx_wireguard._netstack.rtt import FALLBACK_RTO, MAXIMUM_RTO, MINIMUM_RTO
+from httpx_wireguard._netstack.rtt import FALLBACK_RTO, MAXIMUM_RTO, MINIMUM_MARGIN
 from httpx_wireguard._netstack.tcp import ORPHAN_RETRIES, State, TcpConnection
 from tests.simnet import Bursts, Link, Network, is_acknowledgment
 from tests.tcp_net import ENDPOINTS, End, EngineHost, Exchange, StackHost, TcpHost
@@ -207,7 +207,7 @@ def check_timer(connection: TcpConnection, now: float) -> None:
 def timeout_without_backoff(connection: TcpConnection) -> float:
     """RFC 6298 2."""
     rtt = connection.sender.rtt
-    return FALLBACK_RTO if rtt.smoothed is None else max(MINIMUM_RTO, rtt.smoothed + 4 * max(rtt.variance, 0.00025))
+    return FALLBACK_RTO if rtt.smoothed is None else rtt.smoothed + max(MINIMUM_MARGIN, 4 * rtt.variance)
 
 
 def simulate(seed: int) -> bool:

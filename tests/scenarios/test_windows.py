@@ -9,52 +9,19 @@ import pytest
 from httpx_wireguard._netstack.limits import RECEIVE_FLOOR, ReceiveMemory
 from httpx_wireguard._netstack.receiver import ROUNDING
 from httpx_wireguard._netstack.sender import INITIAL_SEND_BUFFER
-from httpx_wireguard._netstack.stack import Stack
 from httpx_wireguard._netstack.tcp import TcpConnection
-from httpx_wireguard._wire.tcp import OPTION_TIMESTAMPS, Flags
-from tests.simnet import Link, Network, SeededEntropy
+from httpx_wireguard._wire.tcp import OPTION_TIMESTAMPS
+from tests.simnet import Link, Network
+from tests.tcp_net import SOCKET_CAPACITY, StackHost, packed
 
-ADDRESSES = bytes([10, 0, 0, 2]), bytes([10, 0, 0, 1])
-CAPACITY = 1 << 17  # bytes that the UDP socket holds
 MBIT = 125_000  # bytes a second
-
-
-class Host:
-    """A stack whose packets travel bare."""
-
-    def __init__(self, index: int, mtu: int) -> None:
-        self.index = index
-        self.stack = Stack([ADDRESSES[index]], mtu, SeededEntropy(index), CAPACITY)
-        self.timestamps = True
-
-    def receive(self, packets: list[bytes], sender: int, now: float) -> None:
-        self.stack.receive_packets(packets, now)
-
-    def to_send(self, now: float) -> list[tuple[int, bytes]]:
-        out = []
-        while runs := self.stack.packets_to_send(now):
-            for _, packets in runs:
-                out += [(1 - self.index, packet if self.timestamps else _without(packet)) for packet in packets]
-        return out
-
-    def next_timeout(self) -> float | None:
-        return self.stack.next_timeout()
-
-    def handle_timeout(self, now: float) -> None:
-        self.stack.handle_timeout(now)
-
-
-def _without(packet: bytes) -> bytes:
-    """A SYN without its timestamp option."""
-    at = packet.find(bytes([OPTION_TIMESTAMPS, 10]), 40, 60)
-    return packet[:at] + b"\x01" * 10 + packet[at + 10 :] if packet[33] & Flags.SYN and at > 0 else packet
 
 
 class Transfers:
     """Connections from host 0 to host 1, each with `size` bytes one way."""
 
     def __init__(self, count: int, size: int, *links: Link, upload: bool = False, mtu: int = 1420) -> None:
-        self.hosts = [Host(0, mtu), Host(1, mtu)]
+        self.hosts = [StackHost(0, mtu), StackHost(1, mtu)]
         self.network = Network([*self.hosts], *links, seed=1)
         self.size, self.upload = size, upload
         self.listener = self.hosts[1].stack.listen_tcp(80)
@@ -66,7 +33,7 @@ class Transfers:
 
     def start(self) -> None:
         now = self.network.now
-        self.clients = [self.hosts[0].stack.open_tcp((ADDRESSES[1], 80), now) for _ in range(self.count)]
+        self.clients = [self.hosts[0].stack.open_tcp((packed(1, 4), 80), now) for _ in range(self.count)]
         self.unsent |= dict.fromkeys(self.clients, self.size if self.upload else 10)
 
     def step(self) -> bool:
@@ -101,7 +68,7 @@ def test_the_window_never_holds_slow_start_back(timestamps: bool) -> None:
     """100 Mbit/s over 300 ms, 3.75 MB in flight: a sender in slow start always finds the window open."""
     there, back = Link(delay=0.15), Link(delay=0.15, rate=100 * MBIT, queue=8_000_000)
     transfer = Transfers(1, 12_000_000, there, back, mtu=2800)
-    transfer.hosts[0].timestamps = timestamps
+    transfer.hosts[0].stripped = () if timestamps else (OPTION_TIMESTAMPS,)
     largest = 0
 
     def watch() -> None:
@@ -143,14 +110,14 @@ def test_an_upload_fills_a_long_path_and_the_writers_buffer_grows_with_it() -> N
 @pytest.mark.parametrize("delay", [0.0001, 0.0005])
 def test_downloads_on_a_short_path_do_not_overflow_the_udp_socket(delay: float) -> None:
     """The incast problem: eight senders at once, and a socket that holds 128 KiB and is emptied at 200 MB/s."""
-    transfers = Transfers(8, 500_000, Link(delay=delay), Link(delay=delay, rate=200e6, queue=CAPACITY))
+    transfers = Transfers(8, 500_000, Link(delay=delay), Link(delay=delay, rate=200e6, queue=SOCKET_CAPACITY))
     assert transfers.run() < 1.5 * 8 * 500_000 / 200e6
     assert transfers.network.lost < 0.005 * 8 * 500_000 / 1368
 
 
 def test_fifty_downloads_on_a_short_path_end_without_a_collapse() -> None:
     """With a window of 128 KiB each, a tenth of all segments was lost and the whole took 0.65 s instead of 0.05."""
-    transfers = Transfers(50, 100_000, Link(delay=0.0001), Link(delay=0.0001, rate=200e6, queue=CAPACITY))
+    transfers = Transfers(50, 100_000, Link(delay=0.0001), Link(delay=0.0001, rate=200e6, queue=SOCKET_CAPACITY))
     assert transfers.run() < 0.3
     assert transfers.network.lost < 0.05 * 50 * 100_000 / 1368
 
