@@ -109,7 +109,7 @@ class Host(Protocol):
 class Queue:
     """A transmitter that sends one packet after the other, and those that wait for it."""
 
-    __slots__ = ("_network", "_parameters", "_waiting", "busy", "dropped", "length", "marked", "peak", "sent")
+    __slots__ = ("_network", "_parameters", "_waiting", "busy", "dropped", "length", "peak")
 
     def __init__(self, network: Network, parameters: Link | Bottleneck) -> None:
         self._network = network
@@ -118,8 +118,7 @@ class Queue:
         self.busy = False
         self.length = 0  # bytes that wait
         self.peak = 0  # the most that there were
-        self.sent = 0  # bytes
-        self.dropped = self.marked = 0  # packets
+        self.dropped = 0  # packets
 
     @property
     def in_use(self) -> bool:
@@ -135,9 +134,7 @@ class Queue:
             self.dropped += 1
             return False
         if parameters.mark_above is not None and self.length > parameters.mark_above:
-            marked = congestion_experienced(packet)
-            self.marked += marked is not packet
-            packet = marked
+            packet = congestion_experienced(packet)
         self._waiting.append((path, packet, source))
         self.length += len(packet)
         if self.length > self.peak:
@@ -151,7 +148,6 @@ class Queue:
         self._network.schedule(end, self._on_transmitted, path, packet, source)
 
     def _on_transmitted(self, path: Path, packet: bytes, source: Hashable) -> None:
-        self.sent += len(packet)
         self.busy = False
         path.fly(packet, source)
         if self._waiting:
@@ -316,7 +312,7 @@ class Network:
 
     def interrupt(self, after: float, seconds: float, *links: Link) -> None:
         """Let these links, or all, be down for a while."""
-        for link in links or self.links:
+        for link in links or [*self.links, *(path.link for path in self._paths.values())]:
             self.change(after, link, up=False)
             self.change(after + seconds, link, up=True)
 

@@ -265,8 +265,7 @@ class Flow:
         self._listener = server.listen(port)
         server.steps[self._listener] = self._accept
         self._server = server
-        self.connection = client.connect(4, port, network.now, server.index)
-        self._start(client, self.connection)
+        self._start(client, client.connect(4, port, network.now, server.index))
 
     def _accept(self, now: float) -> None:
         connection = self._listener.accept(now)
@@ -277,7 +276,6 @@ class Flow:
     def _start(self, host: StackHost, connection: TcpConnection) -> None:
         if host is self._writer:
             host.steps[connection] = lambda now: self._write(connection, now)
-            self.sender = connection.sender
         else:
             host.steps[connection] = lambda now: self._read(connection, now)
 

@@ -10,7 +10,7 @@ SHORTEST_PAUSE = 0.0001  # seconds; ours: a timer that moves no further than a c
 SLOW_START_GAIN = 2.0  # of the window per round trip: it may double in one; as Linux
 AVOIDANCE_GAIN = 1.2  # room to make up for pauses; as Linux
 MINIMUM_BURST_SEGMENTS = 2  # draft-ietf-ccwg-bbr 5.6.3
-COLD_BURST_SEGMENTS = 10  # RFC 6928: the first flight may leave at once
+COLD_BURST_SEGMENTS = 10  # RFC 6928: a first flight may leave at once, and so may what a late driver is behind by
 
 
 class Pacer:
@@ -31,7 +31,7 @@ class Pacer:
         if rate == inf:
             return wanted, None
         if self._at is not None:
-            limit = max(rate * LATENESS, float(MINIMUM_BURST_SEGMENTS * mss), self._credit)
+            limit = max(rate * LATENESS, float(COLD_BURST_SEGMENTS * mss), self._credit)
             self._credit = min(self._credit + rate * max(now - self._at, 0.0), limit)
         self._at = now
         piece = min(wanted, max(rate * QUANTUM, MINIMUM_BURST_SEGMENTS * mss))

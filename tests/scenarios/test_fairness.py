@@ -59,7 +59,7 @@ def test_a_longer_way_is_no_starvation(control: str) -> None:
 @by_control
 @pytest.mark.parametrize("queue", [0.02, 0.12])
 def test_every_control_lives_beside_the_default_one(queue: float, control: str) -> None:
-    """RFC 9743 5.1.1: neither harms the other, whether the queue is short or long."""
+    """RFC 9743: neither harms the other, whether the queue is short or long."""
     flows, network = dumbbell([(control, 0.04), (DEFAULT_CONTROL, 0.04)], Bottleneck(RATE, int(RATE * queue)))
     network.advance(5.0)
     shares = received(flows, network, 20.0)

@@ -27,7 +27,7 @@ def reno(line: Line) -> float:
 
 
 def cubic(line: Line) -> float:
-    """RFC 9438 5.1 equation 6, and 4.3: not less than Reno."""
+    """RFC 9438 5.1; and 4.3: not less than Reno."""
     return max(1.054 * math.pow(line.rtt / line.loss, 0.75), reno(line))
 
 

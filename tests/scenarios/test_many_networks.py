@@ -18,7 +18,7 @@ from httpx_wireguard._errors import ConnectionTimedOut
 from httpx_wireguard._netstack.rtt import FALLBACK_RTO, MAXIMUM_RTO, MINIMUM_MARGIN
 from httpx_wireguard._netstack.tcp import ORPHAN_RETRIES, State, TcpConnection
 from tests.simnet import Bursts, Link, Network, is_acknowledgment
-from tests.tcp_net import ENDPOINTS, End, EngineHost, Exchange, StackHost, TcpHost
+from tests.tcp_net import CONTROLS, ENDPOINTS, End, EngineHost, Exchange, StackHost, TcpHost
 
 BLOCK = 50  # networks of one test
 HANDSHAKE = 6.0  # seconds; REKEY_TIMEOUT and its jitter (WireGuard paper 6.1): after each lost message of a handshake
@@ -39,6 +39,7 @@ class Plan:
     sizes: list[tuple[int, int]]
     dialogue: bool
     events: list[tuple[str, float]]  # what happens, and after how many seconds
+    control: str  # of bare hosts
 
     @property
     def patience(self) -> float:
@@ -98,6 +99,7 @@ def draw(seed: int) -> Plan:
         sizes=sizes,
         dialogue=rng.random() < 0.5,
         events=[(rng.choice(events), log_uniform(rng, 0.01, 5.0)) for _ in range(rng.choice([0, 0, 1, 2, 3]))],
+        control=rng.choice(CONTROLS),
     )
 
 
@@ -106,7 +108,7 @@ def build(plan: Plan) -> tuple[Sequence[TcpHost], Network]:
     if plan.tunnel:
         hosts = [EngineHost(0, plan.mtu), EngineHost(1, plan.mtu)]
     else:
-        hosts = [StackHost(0, plan.mtu), StackHost(1, plan.mtu)]
+        hosts = [StackHost(0, plan.mtu, plan.control), StackHost(1, plan.mtu, plan.control)]
     network = Network(hosts, *plan.links, seed=plan.seed)
     rng = random.Random(plan.seed)
     for number, (event, after) in enumerate(plan.events):
@@ -121,7 +123,7 @@ def build(plan: Plan) -> tuple[Sequence[TcpHost], Network]:
         elif event == "only acknowledgments" and not plan.tunnel:
             network.change(after, link, loss=max(link.loss, 0.2), affects=is_acknowledgment)
         elif event == "black hole":  # nobody says that large packets vanish
-            network.change(after, link, mtu=rng.randrange(600, 1200))
+            network.change(after, link, mtu=rng.randrange(600, 1200), answers=False)
             network.change(after + seconds, link, mtu=65535)
         elif event == "narrower":
             network.change(after, link, mtu=1280 if plan.version == 6 else rng.randrange(552, 1400), answers=True)

@@ -75,6 +75,7 @@ class Bbr:
         "_growth_threshold",
         "_idle_restart",
         "_losses",
+        "_lost",
         "_lost_end",
         "_lost_ranges",
         "_marked",
@@ -125,6 +126,7 @@ class Bbr:
         self._marked = False  # likewise, and not by a loss
         self._losses: list[tuple[int, int, int, bool]] = []  # of a probe, likewise: the arguments of `on_lost`
         self._lost_end = -1  # where the newest of the ranges lost ends
+        self._lost = 0  # bytes since the last acknowledgment
         self._lost_ranges = 0  # in this round trip
         self._idle_restart = False
         self._init_probing()
@@ -180,6 +182,7 @@ class Bbr:
         self, start: int, length: int, tx_in_flight: int, lost_since: int, app_limited: bool, now: float
     ) -> None:
         self._congested = True
+        self._lost += length
         if start != self._lost_end:
             self._lost_ranges += 1
         self._lost_end = start + length
@@ -206,6 +209,7 @@ class Bbr:
         """HandleSpuriousLossDetection (5.5.11.2)."""
         model = self.model
         self._recovering = self._congested = self._marked = False
+        self._lost = 0
         self._losses.clear()
         model.forget_loss()
         model.full_pipe.reset(0.0)
@@ -240,8 +244,9 @@ class Bbr:
     def _handle_losses(self, ack: AckSample) -> None:
         """NoteLoss, and HandleLostPacket for each loss since the last acknowledgment."""
         self._congested = False
-        self.model.note_loss(self._marked)
+        self.model.note_loss(self._lost, self._marked)
         self._marked = False
+        self._lost = 0
         for length, tx_in_flight, lost, app_limited in self._losses:
             if self._is_inflight_too_high(lost, tx_in_flight, ack.selective):
                 inflight = _inflight_at_loss(length, tx_in_flight, lost)

@@ -123,7 +123,9 @@ class PathModel:
         "_limited_from",
         "_limited_until",
         "_loss_in_round",
+        "_loss_from",
         "_loss_round_end",
+        "_lost",
         "_mark_in_round",
         "_previous_bandwidth",
         "_rate_latest",
@@ -169,6 +171,8 @@ class PathModel:
         self._mark_in_round = False
         self.loss_round_start = False
         self._loss_round_end = 0  # BBR.loss_round_delivered
+        self._loss_from = 0  # what was delivered when it began
+        self._lost = 0  # bytes since then
         self._slowest = inf  # pacing rate since then ...
         self._slowest_before = inf  # ... and in the round trip before
         self.reset_congestion_signals()
@@ -188,7 +192,7 @@ class PathModel:
         self._update_round(ack)
         self._update_max_bandwidth()
         if self.loss_round_start:  # UpdateCongestionSignals, 5.5.10.3
-            if self._loss_in_round and not probing and (self._mark_in_round or not self._arrives_as_sent(pace)):
+            if self._loss_in_round and not probing and (self._mark_in_round or not self._arrives(pace)):
                 self._lower_shortterm_bounds(window)
             self._loss_in_round = self._mark_in_round = False
             self._slowest_before, self._slowest = self._slowest, pace
@@ -247,12 +251,14 @@ class PathModel:
 
     # -- congestion, 5.5.10
 
-    def note_loss(self, marked: bool) -> None:
+    def note_loss(self, length: int, marked: bool) -> None:
         """NoteLoss: the losses of the round trip that begins with the first one count as one; so do ECN echoes."""
         self._mark_in_round |= marked
         if not self._loss_in_round:
-            self._loss_round_end = self.delivered
+            self._loss_round_end = self._loss_from = self.delivered
             self._loss_in_round = True
+            self._lost = 0
+        self._lost += length
 
     def forget_loss(self) -> None:
         self._loss_in_round = self._mark_in_round = False
@@ -278,8 +284,8 @@ class PathModel:
         if self.loss_round_start:
             self._loss_round_end = ack.total_delivered
 
-    def _arrives_as_sent(self, pace: float) -> bool:
-        """Whether the round trip that lost something brought all but LossThresh of what we sent, or were free to send.
+    def _arrives(self, pace: float) -> bool:
+        """Whether the round trip that lost something lost at most LossThresh, or brought all but that of our pace.
 
         Deviates from draft-ietf-ccwg-bbr-06 5.5.10.3, which then lowers the bounds too: by the lost part, by our pacing
         margin, and by the gain of ProbeBW_DOWN, in each round trip. Random losses of 1 % halve the rate between two
@@ -287,7 +293,8 @@ class PathModel:
         """
         # What arrived in this round trip was sent in the one before, and measured from when that began.
         slowest = min(pace, self._slowest, self._slowest_before)
-        return self._held_back or self._rate_latest >= slowest * (1 - LOSS_THRESHOLD)
+        few = self._lost <= LOSS_THRESHOLD * (self.delivered - self._loss_from + self._lost)
+        return few or self._held_back or self._rate_latest >= slowest * (1 - LOSS_THRESHOLD)
 
     def _lower_shortterm_bounds(self, window: int) -> None:
         """InitLowerBounds and LossLowerBounds: down to what arrives, but not by more than Beta."""

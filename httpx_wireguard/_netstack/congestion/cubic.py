@@ -100,7 +100,7 @@ class Cubic(LossBased):
         self.window = window + whole
 
     def _begin_epoch(self, now: float) -> float:
-        """A congestion avoidance stage begins: RFC 9438 4.2. W_max is below the window only if there is none."""
+        """A congestion avoidance stage begins: RFC 9438 4.2; on the plateau, if there is no W_max above the window."""
         window = self.window
         self._epoch = now
         self._estimate = float(window)  # cwnd_epoch
@@ -133,7 +133,7 @@ class Cubic(LossBased):
         window = self.window if self._limited else min(self.window, in_flight)
         self._maximum = window * FAST_CONVERGENCE if window < self._maximum else float(window)
         self._prior = float(window)
-        self.threshold = max(int(window * BETA), MINIMUM_SSTHRESH_SEGMENTS * self._mss)
+        self.threshold = max(round(window * BETA), MINIMUM_SSTHRESH_SEGMENTS * self._mss)
         self._epoch = None
 
     def on_congestion(self, in_flight: int, now: float) -> None:

@@ -17,12 +17,12 @@ CSS_ROUNDS = 5
 class HyStart:
     """One slow start. L, the limit on the growth per acknowledgment, is infinite: the sender paces (RFC 9406 4.3).
 
-    A far side that coalesces what it receives acknowledges up to 64 KB at once. Windows of less than eight such
-    stretches, half a megabyte, then give fewer than N_RTT_SAMPLE samples a round: such rounds judge nothing, and slow
-    start lasts until a loss, as without HyStart++. We do not judge on less, because the minimum of one or two samples
-    is as likely to show a busy interpreter at either end as a queue; and little is lost, because receivers coalesce
-    only what arrives back to back, that is at rates at which half a megabyte is a queue of a few milliseconds: below
-    MIN_RTT_THRESH anyway.
+    A far side that coalesces what it receives acknowledges up to 64 KB at once: a round then has fewer than
+    N_RTT_SAMPLE samples until the window holds eight such stretches, half a megabyte, and it judges nothing. Slow
+    start goes on as without HyStart++; above that size a queue is noticed half a megabyte into the round, not eight
+    segments. To judge a short round on what it has would help little: only what arrives back to back is coalesced,
+    and where half a megabyte does, it is a queue of about MIN_RTT_THRESH or less. It would harm: one or two samples
+    are as likely to show a busy interpreter as a queue.
     """
 
     __slots__ = ("_baseline", "_current", "_last", "_rounds", "_samples", "_window_end", "finished")

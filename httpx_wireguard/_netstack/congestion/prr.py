@@ -38,7 +38,9 @@ class Prr:
             fast retransmit always goes.
         """
         if not delivered:  # cwnd stays: what the timer declared lost may be sent again
-            return self._window if self._out else max(self._window, in_flight + mss)
+            if not self._out:
+                self._window = max(self._window, in_flight + mss)
+            return self._window
         self._delivered += delivered
         threshold = self._threshold
         if in_flight > threshold:  # in proportion, rounded up
