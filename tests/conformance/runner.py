@@ -7,7 +7,6 @@ from collections import deque
 from dataclasses import replace
 from inspect import signature
 from itertools import groupby
-from typing import Any
 
 from httpx_wireguard._errors import WireGuardError
 from httpx_wireguard._interface import _apply
@@ -48,8 +47,9 @@ class Runner:
         settings = case.settings
         self._far = FarSide(int(settings["ip"]), int(settings["isn"]))
         us, self._them = ADDRESSES[self._far.version]
-        named: dict[str, Any] = {"congestion_control": settings["congestion"]} if "congestion" in settings else {}
-        self._stack = WatchedStack((us,), int(settings["mtu"]), SeededEntropy(1), int(settings["capacity"]), **named)
+        self._stack = WatchedStack(
+            (us,), int(settings["mtu"]), SeededEntropy(1), int(settings["capacity"]), settings["congestion"]
+        )
         self._listener: TcpListener | None = None
         self._sent: deque[Sent] = deque()
         self._written = self._read = 1  # sequence numbers of the next byte

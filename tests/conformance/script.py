@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Self
 
+from httpx_wireguard._netstack.congestion import DEFAULT_CONTROL
+
 DEFAULTS = {  # of the settings; a case may use them as $variables
     "syn": "mss 1012,sackOK,ts,wscale 0",  # the far side's options: with timestamps 1000 bytes are left for the text
     "rtt": "0.1",  # of the handshake, seconds
@@ -15,8 +17,9 @@ DEFAULTS = {  # of the settings; a case may use them as $variables
     "ip": "4",
     "isn": "5000",  # the far side's initial sequence number
     "capacity": "131072",  # of our receive buffer, bytes
+    "congestion": DEFAULT_CONTROL,
 }
-KEYS = {"title", "rfc", "after", "waits", "congestion", "ecn", *DEFAULTS}
+KEYS = {"title", "rfc", "after", "waits", "ecn", *DEFAULTS}
 FLAGS = {"S": 0x02, "F": 0x01, "R": 0x04, "P": 0x08, "U": 0x20, "E": 0x40, "W": 0x80, ".": 0x10}
 ECN = ["not-ect", "ect1", "ect0", "ce"]  # RFC 3168 5: by the two bits of the IP header
 OPTIONS = {"mss", "wscale", "sackOK", "sack", "ts", "ecr", "nots", "raw"}
