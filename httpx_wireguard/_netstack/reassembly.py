@@ -117,6 +117,14 @@ class ReassemblyQueue:
         """
         return [(held.start, held.end) for held in islice(reversed(self._recent), limit)]
 
+    def first_held(self, start: int, end: int) -> tuple[int, int] | None:
+        """The first stretch of [start, end) that is held; None when nothing of it is."""
+        index = max(bisect_right(self._starts, start) - 1, 0)
+        for held in self._ranges[index : index + 2]:
+            if held.start < end and held.end > start:
+                return max(held.start, start), min(held.end, end)
+        return None
+
     def clear(self) -> None:
         """Drop everything."""
         self._ranges.clear()

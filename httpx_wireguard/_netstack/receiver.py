@@ -165,7 +165,7 @@ class Receiver:
 
     def window_update_due(self) -> bool:
         """RFC 9293 3.8.6.2.2: tell of a window only once it has opened by half the buffer or two segments' worth."""
-        edge = self.next + self._size - self.buffered
+        edge = self.next + min(self._size - self.buffered, 0xFFFF << self.scale)  # as far as the field reaches
         grown = edge - self._edge
         remaining = self._edge - self.next
         if self.fin_received:
@@ -201,16 +201,19 @@ class Receiver:
         if not self._make_room(len(payload), sequence > self.next):
             self.ack_now = True
             return False
+        queue = self.queue
+        known = queue.first_held(sequence, sequence + len(payload)) if queue.bytes_held else None
+        if known is not None and self.duplicate is None:  # RFC 2883 4: the first part that came twice
+            self.duplicate = known
         if sequence > self.next:
             self._disordered = True
-            if not self.queue.insert(sequence, payload) and self._holds(sequence, sequence + len(payload)):
-                self.duplicate = (sequence, sequence + len(payload))
+            queue.insert(sequence, payload)
             self.ack_now = True  # RFC 5681 4.2: at once, so that the sender sees the hole
             return False
         self._chunks.append(payload)
         length = len(payload)
-        if self.queue.bytes_held:
-            more = self.queue.take_from(self.next + length)
+        if queue.bytes_held:
+            more = queue.take_from(self.next + length)
             self._chunks.extend(more)
             length += sum(map(len, more))
             self.ack_now = self._disordered = True  # RFC 5681 4.2: it filled (part of) a hole
@@ -230,10 +233,6 @@ class Receiver:
         if ce and not self.ecn_echo:
             self.ecn_echo = True
             self.ack_now = True
-
-    def _holds(self, start: int, end: int) -> bool:
-        """Whether a segment that the queue did not take is in it already, rather than refused by a limit."""
-        return any(first <= start and end <= last for first, last in self.queue.ranges(1))
 
     def _schedule_ack(self, length: int, segment: int, now: float) -> None:
         self.unacknowledged += length

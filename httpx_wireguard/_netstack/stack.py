@@ -339,21 +339,15 @@ class Stack:
                 self.drop("malformed TCP segment")
 
     def _reuses(self, connection: TcpConnection, packet: bytes, offset: int) -> bool:
-        """RFC 9293 3.10.7.4 fourth (MAY-2): a new SYN may take over a connection in TIME-WAIT.
-
-        By its sequence number, or by its timestamp (RFC 6191 2): a fast connection outruns the clock of the former.
-        """
+        """RFC 9293 3.10.7.4 fourth (MAY-2): a new SYN may take over a connection in TIME-WAIT."""
         if connection.state is not State.TIME_WAIT:
             return False
         try:
             header = TcpHeader.parse(packet, offset)
         except MalformedPacket:
             return False
-        newer = (header.sequence - connection.receiver.next) & 0xFFFFFFFF < 1 << 31 or connection.precedes(
-            header.options.timestamp_value
-        )
         listener = self._listeners.get(header.destination_port)
-        if header.flags & (Flags.SYN | Flags.ACK | Flags.RST) != Flags.SYN or not newer:
+        if header.flags & (Flags.SYN | Flags.ACK | Flags.RST) != Flags.SYN or not connection.precedes(header):
             return False
         if listener is None or listener.full or listener.flooded:
             return False
@@ -372,8 +366,10 @@ class Stack:
         local, remote = (destination, header.destination_port), (source, header.source_port)
         kind = header.flags & (Flags.SYN | Flags.ACK)
         syn = self._cookies.recall(_key(remote, local), header, now) if listener and kind == Flags.ACK else None
-        if listener is None or (kind != Flags.SYN and syn is None):
+        if listener is None or (kind & Flags.ACK and syn is None):
             self._refuse(header, source, destination, len(packet) - offset - header.header_length, now)
+        elif not kind:
+            self.drop("neither SYN nor ACK for a listener")  # 3.10.7.2 fourth
         elif listener.full:
             self.drop("listener's backlog full")
         elif syn is not None:

@@ -538,11 +538,17 @@ class TcpConnection:
                 receiver.on_ecn(ce, bool(flags & _CWR))
             self._receive_text(sequence, payload, bool(flags & _FIN), now)
 
-    def precedes(self, timestamp: int | None) -> bool:
-        """Whether a segment with this timestamp is newer than all that came on this connection."""
-        return (
-            self._timestamps and timestamp is not None and 0 < (timestamp - self._timestamp_echo) & 0xFFFFFFFF < 1 << 31
-        )
+    def precedes(self, syn: TcpHeader) -> bool:
+        """RFC 6191 2: whether a SYN is newer than all that came on this connection.
+
+        By its timestamp where both have one, for a fast connection outruns the clock of sequence numbers; then, or
+        where it is the same, by its number.
+        """
+        value = syn.options.timestamp_value
+        by_number = (syn.sequence - self.receiver.next) & 0xFFFFFFFF < 1 << 31
+        if not self._timestamps or value is None or value == self._timestamp_echo:
+            return by_number
+        return (value - self._timestamp_echo) & 0xFFFFFFFF < 1 << 31
 
     def _passes_paws(self, header: TcpHeader, now: float) -> bool:
         """RFC 7323 5.3 R1: an old duplicate shows by its timestamp; a reset is exempt."""
@@ -560,7 +566,12 @@ class TcpConnection:
             self._close_at = now + 2 * MSL  # RFC 9293 3.10.7.4 eighth: the FIN came again
         if self.state is State.SYN_RECEIVED and header.flags & (_SYN | _ECE | _CWR) == _SYN:
             self._ecn = False  # RFC 3168 6.1.1: the SYN came again, without the bits
-        if length and sequence < self.receiver.next and not header.flags & _SYN:
+        if (
+            length
+            and sequence < self.receiver.next
+            and not header.flags & _SYN
+            and self.state is not State.SYN_RECEIVED
+        ):
             self.receiver.duplicate = (sequence, min(sequence + length, self.receiver.next))
             self.receiver.ack_now = True
         else:
@@ -577,8 +588,10 @@ class TcpConnection:
 
     def _on_reset(self, sequence: int, now: float) -> None:
         """Second check, as hardened by RFC 5961 3.2: only the exact next sequence number resets."""
-        if sequence != self.receiver.next:
-            self._challenge(now)
+        receiver = self.receiver
+        if sequence != receiver.next:
+            if sequence < receiver.right_edge:  # at the edge is outside; elsewhere we are more generous (RFC 9293 A.2)
+                self._challenge(now)
         elif self.state is State.SYN_RECEIVED and self.passive:
             self._enter_closed(None)  # back to LISTEN, which never noticed
         elif self.state is State.TIME_WAIT:

@@ -38,6 +38,12 @@ class ByteModel:
         ends = [offset + 1 for offset in self.held if offset + 1 not in self.held]
         return set(zip(sorted(starts), sorted(ends), strict=True))
 
+    def first_held(self, start: int, end: int) -> tuple[int, int] | None:
+        held = [offset for offset in range(start, end) if offset in self.held]
+        if not held:
+            return None
+        return held[0], next(offset for offset in count(held[0]) if offset not in self.held or offset == end)
+
     def touches(self, start: int, data: bytes) -> bool:
         return any(offset in self.held for offset in range(start - 1, start + len(data) + 1))
 
@@ -59,6 +65,8 @@ def test_queue_equals_one_byte_per_offset(
             assert b"".join(pieces) == model.take_from(step)
         else:
             new = model.new_bytes(*step)
+            stretch = step[0], step[0] + len(step[1])
+            assert queue.first_held(*stretch) == model.first_held(*stretch)
             full = len(model.held) + new > max_bytes
             no_range_left = len(model.ranges()) >= max_ranges and not model.touches(*step)
             accepted = queue.insert(*step)

@@ -230,6 +230,18 @@ def test_a_window_that_is_half_open_needs_no_update() -> None:
     assert not receiver.window_update_due()
 
 
+def test_a_window_that_the_header_cannot_tell_needs_no_update() -> None:
+    """Without scaling the buffer is larger than what the field holds: every read would draw a packet."""
+    receiver = receiver_at(scale=0)
+    receiver.on_data(5000, bytes(1000), 1.0)
+    window(receiver)
+    receiver.take(1000, 1.0)
+    assert not receiver.window_update_due()
+    receiver.on_data(6000, bytes(40_000), 1.0)
+    receiver.take(40_000, 1.0)
+    assert receiver.window_update_due()
+
+
 def test_no_window_is_told_after_the_end_of_the_stream() -> None:
     receiver = receiver_at(capacity=8192)
     receiver.on_data(5000, bytes(8192), 1.0)
@@ -639,6 +651,20 @@ def test_a_duplicate_behind_a_hole_is_reported_before_the_block_that_holds_it() 
     receiver.on_ack_sent()
     receiver.on_data(5120, b"x" * 10, 1.0)
     assert receiver.sack_blocks(3) == [(5120, 5130), (5100, 5200)]
+
+
+def test_of_a_segment_with_old_and_new_parts_the_first_old_one_is_reported() -> None:
+    """RFC 2883 4.2.3; also where the segment fills the hole before it."""
+    receiver = receiver_at()
+    for start in (5100, 5300):
+        receiver.on_data(start, b"x" * 100, 1.0)
+    receiver.on_ack_sent()
+    receiver.on_data(5050, b"x" * 350, 1.0)
+    assert receiver.sack_blocks(3) == [(5100, 5200), (5050, 5400)]
+    receiver.on_ack_sent()
+    receiver.on_data(5000, b"x" * 80, 1.0)
+    assert receiver.next == 5400
+    assert receiver.sack_blocks(3) == [(5050, 5080)]
 
 
 def test_data_that_a_limit_refused_is_not_reported() -> None:
