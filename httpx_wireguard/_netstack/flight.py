@@ -83,7 +83,7 @@ class Flight:
         self.board.add(one)
         self.next += length
         if self.recovery is not None and self.recovering:
-            self.recovery.on_sent(length, now, again=False)
+            self.recovery.on_sent(one.start, one.end, now, again=False)
         if self.retransmit_at is None:
             self.retransmit_at = now + self.rtt.timeout  # RFC 6298 5.1
         self._arm_tail_probe(now)
@@ -94,7 +94,7 @@ class Flight:
         length = again.end - again.start
         self.rate.on_sent(again, self.size - length, now)
         if self.recovery is not None and self.recovering:
-            self.recovery.on_sent(length, now, again=True)
+            self.recovery.on_sent(again.start, again.end, now, again=True)
         if self.retransmit_at is None:
             self.retransmit_at = now + self.rtt.timeout
         self.segments_retransmitted += -(-length // self.mss)
@@ -273,10 +273,10 @@ class Flight:
         return self.recovery is None or (not self.recovering and self.unacknowledged > self.recovery.point)
 
     def _begin_recovery(self, flight: int, now: float) -> None:
-        self.on_congestion(now)
+        reduced = self.on_congestion(now)
         self.tail.cancel()
         prr = None if self.congestion.model_based else Prr(self.congestion.threshold, flight)
-        self.recovery = Recovery(self.unacknowledged, self.next, now, after_timeout=False, prr=prr)
+        self.recovery = Recovery(self.next, now, after_timeout=False, prr=prr, reduced=reduced)
 
     def on_congestion(self, now: float) -> bool:
         """A loss or an ECN echo: reduce, once for each window of data (RFC 3168 6.1.2); returns whether it did."""
@@ -312,6 +312,8 @@ class Flight:
                 board.forget_sacks()
             board.duplicates = 0
             self._lose_all(now)
+            assert self.recovery is not None
+            self.recovery.reduced = True
         self.retries += 1
         self.rtt.back_off()
         self.retransmit_at = now + self.rtt.timeout
@@ -323,11 +325,15 @@ class Flight:
         self.rate.lost += self.board.lost - lost
         self.rack.recheck_at = None
         self.tail.cancel()
-        if self.recovery is not None and self.recovering and self.recovery.after_timeout and self.retries:
-            self.recovery.point = self.next
-            self.recovery.forward = Forward.RETRANSMITTED
-        else:
-            self.recovery = Recovery(self.unacknowledged, self.next, now, after_timeout=True, prr=None)
+        recovery, recovering = self.recovery, self.recovering
+        if recovery is not None and recovering and recovery.after_timeout and self.retries:
+            recovery.point = self.next
+            # Deviates from RFC 5682 3.1 step 1, which asks at the first timeout only: as Linux
+            recovery.forward = Forward.RETRANSMITTED
+            return
+        self.recovery = Recovery(self.next, now, after_timeout=True, prr=None, reduced=False)
+        if recovering:  # something had been lost before the timeout
+            self.recovery.forward = Forward.OFF
 
     def set_mss(self, mss: int, now: float) -> None:
         """The path takes only smaller segments: what is in flight is lost, but not by congestion (RFC 1191 6.5)."""
@@ -335,6 +341,8 @@ class Flight:
             return
         self.mss = mss
         self.congestion.set_mss(mss)
+        if self.recovering:
+            self.congestion.on_recovery_end(now)  # PRR's window is of no use after it
         if self.board.transmissions:
             self._lose_all(now)
             assert self.recovery is not None
@@ -351,13 +359,13 @@ class Flight:
                 self._undo(now)
             elif self.unacknowledged > recovery.forget_at:
                 self.recovery = None
-        elif recovery.is_spurious(delivery, advanced, echo) or recovery.proven_needless():
+        elif recovery.is_spurious(delivery, self.unacknowledged, echo) or recovery.proven_needless():
             self._undo(now)
         elif self.unacknowledged >= recovery.point:
             self._end_recovery(recovery, now)
             return not recovery.after_timeout
         else:
-            recovery.advance_forward(advanced)
+            recovery.advance_forward(advanced, self.next)
         return False
 
     def _end_recovery(self, recovery: Recovery, now: float) -> None:
@@ -371,22 +379,26 @@ class Flight:
             self.congestion.on_recovery_end(now)
 
     def _undo(self, now: float) -> None:
-        """RFC 4015 3.2: as if nothing had been lost."""
-        if self.recovery is not None and not self.recovery.after_timeout:
+        """RFC 4015 3.2: as if nothing had been lost. A reduction for something else, an ECN echo say, stays."""
+        recovery = self.recovery
+        assert recovery is not None
+        if not recovery.after_timeout:
             self.rack.on_reordering()
         self.board.unmark()
         self.board.duplicates = 0
-        self.congestion.on_spurious(now)
-        self._reduced_until = 0
+        if recovery.reduced:
+            self.congestion.on_spurious(now)
+            self._reduced_until = 0
+        elif recovery.forget_at is None:
+            self.congestion.on_recovery_end(now)
         self.recovery = None
 
     def _on_reported(self, reported: tuple[int, int]) -> None:
         """A D-SACK: something was sent again without need, or the network made a copy."""
         if not self.tail.explains(reported):
             self.rack.on_duplicate_reported(self.unacknowledged, self.next)
-        recovery = self.recovery
-        if recovery is not None and recovery.start <= reported[0] and reported[1] <= recovery.point:
-            recovery.needless += reported[1] - reported[0]
+        if self.recovery is not None:
+            self.recovery.on_duplicate_reported(*reported)
 
     # -- timers
 

@@ -241,9 +241,13 @@ class Scoreboard:
         self.lost = 0
 
     def forget_sacks(self) -> None:
-        """The far side may have thrown away what it reported (RFC 2018 8)."""
+        """The far side may have thrown away what it reported (RFC 2018 8).
+
+        If not, it reports it anew: that neither measures the path nor proves anything, as if it had been sent again.
+        """
         for one in self.transmissions:
-            one.sacked = False
+            if one.sacked:
+                one.sacked, one.retransmitted = False, True
         self.sacked = self.pieces_sacked = self.duplicates = 0
 
     def clear(self) -> None:

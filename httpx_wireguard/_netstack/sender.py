@@ -169,8 +169,9 @@ class Sender(Flight):
     def _budget(self, again: bool, now: float) -> int:
         """How much the congestion window has room for, and the pace lets go at once."""
         room = self.congestion.window - self.size
-        if self.tries_new_data:
-            room = min(room, FORWARD_SEGMENTS * self.mss)
+        if self.recovery is not None and self.tries_new_data:
+            asked = -(-(self.next - self.recovery.asked_from) // self.mss)
+            room = min(room, (FORWARD_SEGMENTS - asked) * self.mss)
         wanted = min(room, (self.board.lost if again else 0) + self.end - self.next)
         if wanted <= 0:
             return room
@@ -194,7 +195,7 @@ class Sender(Flight):
         again = self.board.lost > 0 and not self.tries_new_data
         waiting = self.board.lost if again else 0 if self.board.full else self._usable_length()
         if not waiting:
-            starved = self.next == self.end and self.size < self.congestion.window
+            starved = self.next == self.end and not self.board.lost and self.size < self.congestion.window
             self.note_limit(window_full=False, starved=starved)
         elif self.congestion.window - self.size < min(self.mss, waiting):
             self.note_limit(window_full=True, starved=False)
@@ -202,13 +203,13 @@ class Sender(Flight):
             self.more_due = self._budget(again, now) > 0
 
     def _prefers_new_data(self) -> bool:
-        """Whether F-RTO's question to the network can be put (RFC 5682 3.1 step 2b)."""
-        if not self.tries_new_data:
+        """Whether F-RTO's question to the network can be put, or waits for its answer (RFC 5682 3.1 step 2b)."""
+        recovery = self.recovery
+        if recovery is None or not self.tries_new_data:
             return False
-        if self._usable_length() > 0:
+        if self.next > recovery.asked_from or (self._usable_length() > 0 and not self.board.full):
             return True
-        assert self.recovery is not None
-        self.recovery.forward = Forward.OFF
+        recovery.forward = Forward.OFF
         return False
 
     def _send_tail_probe(self, runs: list[Run], now: float) -> None:
