@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from httpx_wireguard._netstack.congestion.control import AckSample, CongestionControl
+from httpx_wireguard._netstack.congestion.control import LOSS_WINDOW_SEGMENTS, AckSample, CongestionControl
 from httpx_wireguard._netstack.congestion.prr import Prr
 from httpx_wireguard._netstack.delivery_rate import DeliveryRate
 from httpx_wireguard._netstack.rack import DUPLICATE_THRESHOLD, Rack
@@ -21,12 +21,12 @@ class Flight:
     """
 
     __slots__ = (
-        "_cwnd_limited_until",
         "_marked_until",
         "_reduced_until",
         "_sampled_until",
         "board",
         "congestion",
+        "cwnd_limited_until",
         "cwr_due",
         "mss",
         "next",
@@ -57,7 +57,7 @@ class Flight:
         self.retransmit_at: float | None = None
         self.retries = 0  # timeouts in a row without progress
         self.segments_retransmitted = 0
-        self._cwnd_limited_until = 0  # acknowledgments up to here find the window in full use (RFC 7661 4.3)
+        self.cwnd_limited_until = 0  # acknowledgments up to here find the window in full use (RFC 7661 4.3)
         self._reduced_until = 0  # what was sent before this has had its congestion response (RFC 3168 6.1.2)
         self._marked_until = 0  # the same by an ECN echo: until then the window does not grow
         self.cwr_due = False  # RFC 3168 6.1.2: the next new data tells that the window was reduced
@@ -98,13 +98,6 @@ class Flight:
         if self.retransmit_at is None:
             self.retransmit_at = now + self.rtt.timeout
         self.segments_retransmitted += -(-length // self.mss)
-
-    def note_limit(self, window_full: bool, starved: bool) -> None:
-        """What held the sender back: the congestion window, or an application with no more to send."""
-        if window_full:
-            self._cwnd_limited_until = self.next
-        elif starved:
-            self.rate.app_limited_until = self.rate.delivered + self.size or 1
 
     @property
     def tries_new_data(self) -> bool:
@@ -235,7 +228,7 @@ class Flight:
         control = self.congestion
         if control.window < control.threshold and 2 * before >= control.window:
             return True
-        return self.unacknowledged <= self._cwnd_limited_until
+        return self.unacknowledged <= self.cwnd_limited_until
 
     # -- losses
 
@@ -247,7 +240,7 @@ class Flight:
         """
         board, recovering = self.board, self.recovering
         if self.sack:
-            if not (board.sacked or board.lost or recovering or self.rack.recheck_at is not None):
+            if not (board.sacked or board.lost or self.recovery is not None or self.rack.recheck_at is not None):
                 return 0  # all that arrived was in order
             found = self.rack.detect_losses(board, self.rtt, self.mss, recovering, now)
         else:
@@ -308,6 +301,8 @@ class Flight:
                 self.congestion.on_timeout(self.next - self.unacknowledged, now)
                 self._reduced_until = self.next
                 self.cwr_due = True
+            else:  # RFC 5681 3.1: ssthresh stays, but what SACKs let it grow to meanwhile is no loss window
+                self.congestion.window = min(self.congestion.window, LOSS_WINDOW_SEGMENTS * self.mss)
             if self.retries or board.transmissions[0].sacked:
                 board.forget_sacks()
             board.duplicates = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 MAXIMUM_TRANSMISSIONS = 4096  # ours: bounds memory, and the work that SACKs of single bytes ask for (CVE-2019-11478)
+ROUNDING = 1e-6  # seconds; ours: on a steady path every round trip is the smallest, but for the last digits
 
 
 class Transmission:
@@ -100,7 +101,7 @@ class Delivery:
                 self.clean = one
             if self.oldest_original is None or sent_at < self.oldest_original:
                 self.oldest_original = sent_at
-        elif (echo is not None and echo < int(sent_at * 1000)) or self._now - sent_at < self._minimum_rtt:
+        elif (echo is not None and echo < int(sent_at * 1000)) or self._now - sent_at < self._minimum_rtt - ROUNDING:
             return  # RFC 8985 6.2 step 2: of something sent again, it may answer an earlier transmission
         if self.newest is None or (sent_at, end) > (self.newest.sent_at, self.newest_end):
             self.newest, self.newest_end = one, end
@@ -277,11 +278,15 @@ class Scoreboard:
         one.retransmitted = True
         return one
 
-    def last_segment(self, mss: int) -> Transmission | None:
-        """The last segment sent, cut off from what left with it; None if there is none, or the far side has it."""
+    def last_segment(self, mss: int, fin: bool) -> Transmission | None:
+        """The last segment sent, cut off from what left with it; None if there is none, or the far side has it.
+
+        Args:
+            fin: it has one sequence number more than bytes.
+        """
         if not self.transmissions or (one := self.transmissions[-1]).sacked:
             return None
-        begin = one.start + (one.end - one.start - 1) // mss * mss
+        begin = one.start + max(one.end - one.start - 1 - fin, 0) // mss * mss
         if begin > one.start:
             one = one.split(begin)
             self.transmissions.append(one)

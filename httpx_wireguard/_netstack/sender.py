@@ -166,9 +166,15 @@ class Sender(Flight):
         self._note_limits(now)
         return runs
 
+    @property
+    def _room(self) -> int:
+        """In the congestion window. With nothing in flight no acknowledgment would open it: there one segment fits."""
+        size = self.size
+        return self.congestion.window - size if size else max(self.congestion.window, self.mss)
+
     def _budget(self, again: bool, now: float) -> int:
         """How much the congestion window has room for, and the pace lets go at once."""
-        room = self.congestion.window - self.size
+        room = self._room
         if self.recovery is not None and self.tries_new_data:
             asked = -(-(self.next - self.recovery.asked_from) // self.mss)
             room = min(room, (FORWARD_SEGMENTS - asked) * self.mss)
@@ -176,7 +182,7 @@ class Sender(Flight):
         if wanted <= 0:
             return room
         allowance, self.pace_at = self._pacer.allowance(self._pacing_rate(), wanted, self.mss, now)
-        return min(room, allowance)
+        return min(room, allowance, MAXIMUM_BURST)
 
     def _pacing_rate(self) -> float:
         """Bytes a second."""
@@ -186,7 +192,7 @@ class Sender(Flight):
         if not smoothed:
             return inf
         gain = SLOW_START_GAIN if control.window < control.threshold else AVOIDANCE_GAIN
-        return gain * control.window / smoothed
+        return gain * max(control.window, self.mss) / smoothed
 
     def _note_limits(self, now: float) -> None:
         """What held us back: the pace, the congestion window, or the writer (for the far side's window no note)."""
@@ -195,12 +201,16 @@ class Sender(Flight):
         again = self.board.lost > 0 and not self.tries_new_data
         waiting = self.board.lost if again else 0 if self.board.full else self._usable_length()
         if not waiting:
-            starved = self.next == self.end and not self.board.lost and self.size < self.congestion.window
-            self.note_limit(window_full=False, starved=starved)
-        elif self.congestion.window - self.size < min(self.mss, waiting):
-            self.note_limit(window_full=True, starved=False)
+            self._note_starvation()
+        elif self._room < min(self.mss, waiting):
+            self.cwnd_limited_until = self.next
         else:
             self.more_due = self._budget(again, now) > 0
+
+    def _note_starvation(self) -> None:
+        """draft-ietf-ccwg-bbr 4.1.2.4: all is sent, what was lost too, and the window has room."""
+        if self.next == self.end and not self.board.lost and self.size < self.congestion.window:
+            self.rate.app_limited_until = self.rate.delivered + self.size or 1
 
     def _prefers_new_data(self) -> bool:
         """Whether F-RTO's question to the network can be put, or waits for its answer (RFC 5682 3.1 step 2b)."""
@@ -218,7 +228,7 @@ class Sender(Flight):
         self._send_new(self.mss, runs, now)
         if runs:
             self.tail.on_sent(self.next, again=False)
-        elif (last := self.board.last_segment(self.mss)) is not None:
+        elif (last := self.board.last_segment(self.mss, self.next > self.queue.end)) is not None:
             self._send_again(last, last.end - last.start, runs, now)
             self.tail.on_sent(self.next, again=True)
 
@@ -259,17 +269,17 @@ class Sender(Flight):
     def _send_new(self, budget: int, runs: list[Run], now: float) -> None:
         """RFC 6675 4 NextSeg rule 2."""
         length = 0 if self.board.full else self._usable_length()
-        budget = min(budget, MAXIMUM_BURST)
         if length > budget:
             length = budget // self.mss * self.mss
         if length <= 0:
             return
+        limit = self.unacknowledged + self.window  # for the FIN too
         probe = 0 if self.recovering else self._segment_size.probe(min(length, self.queue.end - self.next), now)
         if probe:
             run = Run(self.next, [self.queue.slice(self.next, probe)], fin=False, again=False)
             self._segment_size.on_probe_sent(self.next + probe, now)
         else:
-            run = self._run(self.next, min(length, self.queue.end - self.next), self.end)
+            run = self._run(self.next, min(length, self.queue.end - self.next), limit)
         self.on_sent(run.length, now)
         if len(run.payloads[-1]) < self.mss:
             self.small_end = self.next
@@ -316,6 +326,8 @@ class Sender(Flight):
             self.congestion.set_mss(full)
         # twice the congestion window: one in flight, and one for the writer to fill meanwhile
         self.buffer_limit = max(self.buffer_limit, min(2 * self.congestion.window, MAXIMUM_SEND_BUFFER))
+        if self.next == self.end:  # nothing to send, nobody asks for it: what is written next comes late
+            self._note_starvation()
 
     def on_timeout(self, now: float) -> None:
         first = self.board.transmissions[0] if self.board.transmissions else None

@@ -64,6 +64,29 @@ def test_no_more_than_the_window_of_the_far_side_is_sent() -> None:
     assert send(sender, 0.0) == full(0, 1, 2)
 
 
+@pytest.mark.parametrize("make_control", [Unpaced, Reno])
+def test_with_nothing_in_flight_one_segment_may_always_leave(make_control: type[Reno]) -> None:
+    """A window that PRR or an undone recovery left at nothing would never be opened by an acknowledgment."""
+    sender = sender_with(20 * MSS, make_control=make_control)
+    sender.congestion.window = 0
+    assert send(sender, 0.0) == full(0)
+    assert not sender.more_due
+    assert send(sender, 0.0) == []
+
+
+def test_one_call_sends_a_bounded_burst_again() -> None:
+    sender = sender_with(1 << 20)
+    sender.congestion.window = 1 << 20
+    while send(sender, 0.0):
+        pass
+    sender.set_mss(MSS - 1, 0.1)
+    sizes = []
+    while segments := send(sender, 0.1):
+        sizes.append(sum(length for _, length in segments))
+    assert max(sizes) <= MAXIMUM_BURST
+    assert sum(sizes) >= 1 << 19
+
+
 def test_one_call_sends_a_bounded_burst_and_says_that_there_is_more() -> None:
     sender = sender_with(1 << 20)
     sender.congestion.window = 1 << 20
@@ -195,6 +218,15 @@ def test_the_fin_leaves_alone_when_there_is_no_data() -> None:
     sender = sender_with()
     sender.close()
     assert sender.runs_to_send(0.0) == [Run(100, [b""], True, again=False)]
+
+
+def test_a_fin_that_the_window_has_no_room_for_stays_behind() -> None:
+    """RFC 9293 3.4: it takes a sequence number; the far side would throw it away."""
+    sender = sender_with(2 * MSS, window=2 * MSS)
+    sender.close()
+    assert [run.fin for run in sender.runs_to_send(0.0)] == [False]
+    ack(sender, 2, 0.1)
+    assert sender.runs_to_send(0.1) == [Run(100 + 2 * MSS, [b""], True, again=False)]
 
 
 def test_a_fin_waits_for_the_window() -> None:
@@ -347,6 +379,20 @@ def test_a_second_timeout_forgets_selective_acknowledgments() -> None:
     sender.on_timeout(3.0)
     sender.congestion.window = 10 * MSS
     assert sum(length for _, length in send(sender, 3.0)) == 5 * MSS
+
+
+def test_every_timeout_begins_from_the_loss_window() -> None:
+    """RFC 5681 3.1: cwnd is at most LW, whatever SACKs made of it since the last one; ssthresh stays."""
+    sender = sender_with(20 * MSS)
+    send(sender, 0.0)
+    sender.on_timeout(1.0)
+    send(sender, 1.0)
+    ack(sender, 0, 1.1, (1, 4))
+    assert sender.congestion.window > MSS
+    sender.on_timeout(3.0)
+    assert sender.congestion.window == MSS
+    assert sender.congestion.threshold == 5 * MSS
+    assert send(sender, 3.0) == full(0)
 
 
 def test_progress_sets_the_count_of_timeouts_back() -> None:

@@ -134,6 +134,22 @@ def test_the_probe_of_a_fin_is_the_segment_that_carried_it() -> None:
     assert sender.runs_to_send(probed(sender)) == [Run(100 + MSS, [bytes(10)], True, again=True)]
 
 
+def test_the_probe_of_a_fin_behind_a_full_segment_is_both() -> None:
+    """Else the far side would be asked for a FIN alone, and the loss of the data repaired later."""
+    sender = sender_with(2 * MSS)
+    sender.close()
+    sender.runs_to_send(1.0)
+    assert sender.runs_to_send(probed(sender)) == [Run(100 + MSS, [bytes(MSS)], True, again=True)]
+
+
+def test_the_probe_of_a_fin_that_left_alone_is_a_fin() -> None:
+    sender = sender_with(MSS)
+    send(sender, 1.0)
+    sender.close()
+    sender.runs_to_send(1.0)
+    assert sender.runs_to_send(probed(sender)) == [Run(100 + MSS, [b""], True, again=True)]
+
+
 def test_the_probe_restarts_the_retransmission_timer() -> None:
     """RFC 8985 7.3."""
     sender = sender_with(5 * MSS)
