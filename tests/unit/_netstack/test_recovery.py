@@ -217,6 +217,19 @@ def test_a_report_of_all_that_was_sent_again_undoes_the_recovery() -> None:
     assert undone(sender)
 
 
+def test_a_report_credits_the_path_with_reordering_too() -> None:
+    """RFC 8985 6.2 step 4: the first transmission came late, which no acknowledgment of its own showed."""
+    sender = recovering()
+    ack(sender, 10, 0.2, twice=(0, 1))
+    assert undone(sender)
+    send(sender, 0.3)
+    sent_next = (sender.next - 100) // MSS
+    ack(sender, sent_next - 5, 0.4)
+    ack(sender, sent_next - 5, 0.4, (sent_next - 4, sent_next - 1))
+    assert sender.board.lost == 0
+    assert sender.rack.recheck_at is not None
+
+
 def test_a_report_that_comes_after_the_end_undoes_it_too() -> None:
     """RFC 3708 2: it cannot come before, since the first transmission ends the recovery."""
     sender = recovering()

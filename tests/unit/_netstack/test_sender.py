@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from httpx_wireguard._netstack.congestion.reno import Reno
+from httpx_wireguard._netstack.scoreboard import MAXIMUM_TRANSMISSIONS
 from httpx_wireguard._netstack.sender import INITIAL_SEND_BUFFER, MAXIMUM_BURST, MAXIMUM_SEND_BUFFER, Run, Sender
 from tests.senders import ISS, MSS, Unpaced, ack, full, send, sender_with, sent
 
@@ -310,6 +311,35 @@ def test_the_backoff_lasts_until_a_segment_is_measured() -> None:
     assert sender.rtt.latest == pytest.approx(0.5)
 
 
+def test_a_round_trip_is_measured_once() -> None:
+    """RFC 6298 3: with what was sent after the last measurement; the smallest is taken of all."""
+    sender = sender_with(60 * MSS)
+    send(sender, 0.0)
+    ack(sender, 2, 0.1)
+    send(sender, 0.1)
+    before = sender.rtt.smoothed
+    ack(sender, 6, 0.5)
+    ack(sender, 10, 0.05)
+    assert sender.rtt.smoothed == before
+    assert sender.rtt.minimum == pytest.approx(0.05)
+    ack(sender, 11, 0.5)
+    assert sender.rtt.smoothed == pytest.approx(0.1 * 7 / 8 + 0.4 / 8)
+
+
+def test_progress_after_many_timeouts_leaves_one_doubling() -> None:
+    """Else a path that loses much, to a peer without timestamps, would stand still for minutes."""
+    sender = sender_with(5 * MSS)
+    send(sender, 0.0)
+    before = sender.rtt.timeout
+    for number in range(5):
+        sender.on_timeout(10.0 * number)
+        send(sender, 10.0 * number)
+    assert sender.rtt.timeout == pytest.approx(32 * before)
+    ack(sender, 1, 41.0)
+    assert sender.rtt.timeout == pytest.approx(2 * before)
+    assert sender.retransmit_at == pytest.approx(41.0 + 2 * before)
+
+
 def test_an_echoed_timestamp_ends_the_backoff() -> None:
     """RFC 7323 4.1: it tells which of the two transmissions was answered."""
     sender = sender_with(10)
@@ -460,6 +490,134 @@ def test_recovery_ends_when_its_flight_is_acknowledged() -> None:
     assert len(send(sender, 0.2)) == 5
     ack(sender, 0, 0.2)
     assert sender.congestion.window == 5 * MSS
+
+
+def test_the_first_reports_of_reordering_let_new_data_go() -> None:
+    """RFC 3042: limited transmit; each says that a segment left the network."""
+    for sack in (True, False):
+        sender = sender_with(20 * MSS, sack=sack)
+        sender.congestion.threshold = sender.congestion.window
+        send(sender, 0.0)
+        for number in range(2):
+            ack(sender, 0, 0.1, *([(1, 2 + number)] if sack else []))
+            assert send(sender, 0.1) == full(10 + number)
+
+
+def test_recovery_sends_in_proportion_to_what_arrives() -> None:
+    """RFC 9937 6.2: half as much, without a pause and without a burst; at its end ssthresh is in flight."""
+    sender = sender_with(60 * MSS)
+    sender.congestion.window = sender.congestion.threshold = 20 * MSS
+    send(sender, 0.0)
+    sizes = []
+    for number in range(2, 21):
+        ack(sender, 0, 0.1, (1, number))
+        sizes.append(len(send(sender, 0.1)))
+    assert max(sizes) <= 2
+    assert sum(sizes) == 10
+    assert sender.size == 10 * MSS
+    ack(sender, 20, 0.2)
+    assert sender.congestion.window == 10 * MSS
+
+
+def test_a_closed_window_stops_no_retransmission() -> None:
+    """RFC 9293 MUST-34: what was in the window once may be sent again."""
+    sender = sender_with(20 * MSS)
+    send(sender, 0.0)
+    sender.update_window(501, 100, 0)
+    ack(sender, 0, 0.1, (1, 10))
+    assert send(sender, 0.1) == full(0)
+    ack(sender, 10, 0.2)
+    assert send(sender, 0.2) == []
+    assert sender.window_closed
+    assert sender.next_timeout() is None
+
+
+def test_what_the_far_side_threw_away_is_sent_again_after_the_timeout() -> None:
+    """RFC 2018 8: an acknowledgment that stops before what was selectively acknowledged."""
+    sender = sender_with(5 * MSS)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 3))
+    ack(sender, 1, 0.2)
+    sender.on_timeout(1.0)
+    sender.congestion.window = 10 * MSS
+    sender.board.unmark()
+    sender.board.lose_all()
+    assert full(1)[0] in send(sender, 1.0)
+
+
+def test_too_many_small_segments_wait_for_an_acknowledgment() -> None:
+    """CVE-2019-11478: the memory and the work that they cost are bounded."""
+    sender = sender_with()
+    sender.congestion.window = 1 << 20
+    for _ in range(MAXIMUM_TRANSMISSIONS + 5):
+        sender.queue.append(b"x")
+        sender.runs_to_send(0.0)
+    assert sender.next == 100 + MAXIMUM_TRANSMISSIONS
+    assert not sender.more_due
+    sender.on_ack(101, [], None, False, None, 0.1)
+    assert send(sender, 0.1) == [(100 + MAXIMUM_TRANSMISSIONS, 5)]
+
+
+# -- the congestion window
+
+
+def test_a_window_that_is_not_in_use_does_not_grow() -> None:
+    """RFC 7661 4.3; in slow start half of it is use enough."""
+    for segments, grows in (4, False), (5, True), (10, True):
+        sender = sender_with(segments * MSS)
+        send(sender, 0.0)
+        ack(sender, segments, 0.1)
+        assert (sender.congestion.window > 10 * MSS) == grows
+
+
+def test_in_congestion_avoidance_all_of_it_has_to_be_in_use() -> None:
+    """RFC 7661 4.3: until what was sent when it was full is acknowledged."""
+    for data, grows in (9, False), (11, True):
+        sender = sender_with(data * MSS)
+        sender.congestion.threshold = sender.congestion.window
+        send(sender, 0.0)
+        ack(sender, 5, 0.1)
+        ack(sender, 9, 0.1)
+        ack(sender, min(data, 10), 0.1)
+        assert (sender.congestion.window > 10 * MSS) == grows
+
+
+def test_an_echo_of_congestion_counts_once_for_a_window_of_data() -> None:
+    """RFC 3168 6.1.2; the far side is told with the next new data."""
+    sender = sender_with(40 * MSS)
+    send(sender, 0.0)
+    sender.on_ecn_echo(0.1)
+    assert sender.congestion.window == 5 * MSS
+    assert sender.cwr_due
+    sender.cwr_due = False
+    ack(sender, 9, 0.1)
+    sender.on_ecn_echo(0.1)
+    assert not sender.cwr_due
+    assert sender.congestion.threshold == 5 * MSS
+    send(sender, 0.1)
+    ack(sender, 10, 0.1)
+    sender.on_ecn_echo(0.2)
+    assert sender.cwr_due
+
+
+def test_a_stopped_sender_has_no_timer() -> None:
+    sender = sender_with(40 * MSS, make_control=Reno)
+    sender.congestion.window = 20 * MSS
+    send(sender, 0.0)
+    ack(sender, 0, 0.1, (1, 2))
+    assert None not in (sender.retransmit_at, sender.rack.recheck_at)
+    sender.stop_timers()
+    assert sender.next_timeout() is None
+
+
+def test_a_discarded_sender_has_nothing_to_send() -> None:
+    sender = sender_with(40 * MSS)
+    send(sender, 0.0)
+    sender.on_timeout(1.0)
+    sender.discard()
+    assert sender.board.lost == 0
+    assert sender.end == sender.next
+    assert sender.board.transmissions == []
 
 
 # -- fast retransmit without SACK
