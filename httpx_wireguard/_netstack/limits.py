@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Protocol
 
-# All ours. docs/limits.md has every limit of the stack with its reason.
-RECEIVE_MEMORY = 64 << 20  # bytes of received data, read or not in order: 300 Mbit/s over 0.9 s, twice
+# All ours; docs/limits.md lists them.
+RECEIVE_MEMORY = 64 << 20  # bytes received or promised as a window: twice what 1 Gbit/s brings in 250 ms
 RECEIVE_FLOOR = 1 << 14  # bytes that every open connection may hold, whatever the others do: it never stands still
 SEND_MEMORY = 64 << 20  # bytes written and not acknowledged, of all connections beyond the floor of each
-RESERVE = 8  # the last 1/8 of the receive memory is kept for connections below their share
+RESERVE = 1 / 8  # the last part of the receive memory is for connections below their share
 IDLE_TIME = 1.0  # seconds without a round trip's worth of reading, and a connection's window may be given to others
 CHALLENGE_LIMIT = 1000  # challenge acknowledgments in CHALLENGE_PERIOD, on average; Linux' number
 CHALLENGE_PERIOD = 1.0  # seconds
@@ -81,7 +81,7 @@ class ReceiveMemory:
 
     def fair_share(self) -> int | None:
         """Bytes that no active connection should exceed at present; None while there is enough."""
-        reserve = self.limit // RESERVE
+        reserve = int(self.limit * RESERVE)
         while self._idle and self.free < reserve:
             self._reclaim()
         return None if self.free >= reserve else self.limit // max(len(self._active), 1)

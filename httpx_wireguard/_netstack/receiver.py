@@ -210,13 +210,13 @@ class Receiver:
             queue.insert(sequence, payload)
             self.ack_now = True  # RFC 5681 4.2: at once, so that the sender sees the hole
             return False
-        self._chunks.append(payload)
-        length = len(payload)
-        if queue.bytes_held:
-            more = queue.take_from(self.next + length)
-            self._chunks.extend(more)
-            length += sum(map(len, more))
+        pieces = [payload]
+        if self.queue.bytes_held:
             self.ack_now = self._disordered = True  # RFC 5681 4.2: it filled (part of) a hole
+            if self.queue.insert(sequence, payload):  # where both have a byte, the queue's stays
+                pieces = self.queue.take_from(sequence)
+        self._chunks.extend(pieces)
+        length = sum(map(len, pieces))
         self.next += length
         self.buffered += length
         self._schedule_ack(length, len(payload), now)

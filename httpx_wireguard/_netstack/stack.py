@@ -425,18 +425,18 @@ class Stack:
     def _receive_ip(self, packet: bytes, now: float) -> None:
         if packet[0] >> 4 == 4:
             ip = Ipv4Header.parse(packet)
-            protocol, offset = ip.protocol, ip.header_length
-            whole = self._fragments.add_ipv4(packet, now) if ip.is_fragment else packet
+            protocol, offset, is_fragment = ip.protocol, ip.header_length, ip.is_fragment
         else:
             upper = find_upper_layer(packet)
-            protocol, offset = upper.protocol, upper.offset
-            whole = self._fragments.add_ipv6(packet, now) if upper.fragment is not None else packet
-        if whole is None:
-            return
-        if whole is not packet:
-            self._receive_ip(whole, now)
-            return
+            protocol, offset, is_fragment = upper.protocol, upper.offset, upper.fragment is not None
         source, destination = _addresses(packet)
+        if is_fragment:
+            if self._is_for_us(source, destination):
+                add = self._fragments.add_ipv4 if len(source) == 4 else self._fragments.add_ipv6
+                whole = add(packet, now)
+                if whole is not None:
+                    self._receive_ip(whole, now)
+            return
         if protocol == PROTOCOL_TCP:
             key = source + destination + packet[offset : offset + 4]
             self._receive_tcp(key, [packet], offset, now)

@@ -24,7 +24,9 @@ class Listener(Unpaced):
         self.samples.append(sample)
         super().on_ack(sample)
 
-    def on_lost(self, length: int, tx_in_flight: int, lost_since: int, app_limited: bool, now: float) -> None:
+    def on_lost(
+        self, start: int, length: int, tx_in_flight: int, lost_since: int, app_limited: bool, now: float
+    ) -> None:
         self.lost.append((length, tx_in_flight, lost_since, app_limited))
 
 

@@ -85,7 +85,7 @@ def test_a_connection_that_is_active_again_is_not_asked() -> None:
 
 def test_there_is_no_share_to_keep_to_while_memory_is_ample() -> None:
     memory = ReceiveMemory(8000)
-    memory.claim(8000 - 8000 // RESERVE)
+    memory.claim(8000 - int(8000 * RESERVE))
     assert memory.fair_share() is None
     memory.claim(1)
     one, two = Holder(memory), Holder(memory)

@@ -110,6 +110,19 @@ def test_a_client_connects_and_sends_at_once_while_a_flood_lasts() -> None:
     assert (data.sequence, data.acknowledgment) == ((answer.sequence + 1) % 2**32, 101)
 
 
+def test_a_connection_by_cookie_has_not_measured_its_path() -> None:
+    """RFC 6298 2.1: nobody knows when the SYN,ACK left, and a round trip of 0 s would be wrong."""
+    stack, listener = flooded()
+    give(stack, Flags.SYN, 5001, 100)
+    (answer,) = answers(stack)
+    give(stack, Flags.ACK, 5001, 101, answer.sequence + 1)
+    connection = listener.accept(0.0)
+    assert connection is not None
+    assert connection.sender.rtt.smoothed is None
+    assert connection.receiver.rtt is None
+    assert connection.next_timeout() is None
+
+
 def test_a_lost_acknowledgment_of_a_cookie_is_made_up_for_by_the_first_data() -> None:
     stack, listener = flooded()
     give(stack, Flags.SYN, 5001, 100)

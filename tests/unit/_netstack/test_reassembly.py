@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import pytest
+
 from httpx_wireguard._netstack.reassembly import ReassemblyQueue
+from tests.measures import bytecodes
 
 
 def queue_with(*segments: tuple[int, bytes], max_bytes: int = 65536, max_ranges: int = 1024) -> ReassemblyQueue:
@@ -146,6 +151,25 @@ def test_more_ranges_than_the_limit_are_refused() -> None:
     assert queue.insert(21, b"b") == 1  # extends a range: no new one
     assert queue.insert(11, b"-" * 9) == 9  # closes the hole
     assert queue.insert(30, b"c") == 1
+
+
+@pytest.mark.parametrize("max_bytes, ranges", [(1000, 64), (1 << 17, 256), (1 << 20, 2048), (16 << 20, 2048)])
+def test_a_small_buffer_holds_few_ranges(max_bytes: int, ranges: int) -> None:
+    """A range costs some 300 bytes beside its data: one for each 512 bytes of buffer."""
+    queue = ReassemblyQueue(max_bytes)
+    for number in range(3000):
+        queue.insert(10 * number, b"x")
+    assert len(queue.ranges(9999)) == ranges
+
+
+def test_a_buffer_that_became_small_does_not_join_its_pieces_all_the_time() -> None:
+    """The work for one segment must not grow with the holes of better times."""
+    queue = ReassemblyQueue(1 << 20)
+    for number in range(1, 2000):
+        queue.insert(10 * number, b"x")
+    queue.set_max_bytes(20_000)
+    work = [bytecodes(partial(queue.insert, 10 * number + 1, b"y")) for number in range(1, 500)]
+    assert sorted(work)[400] < 1000
 
 
 def test_many_small_segments_are_joined() -> None:

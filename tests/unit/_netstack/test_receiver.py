@@ -515,6 +515,11 @@ def test_a_connection_beyond_the_memory_still_gets_its_floor() -> None:
     memory = ReceiveMemory(0)
     assert window(receiver_at(memory=memory)) == RECEIVE_FLOOR - ROUNDING
     assert memory.free == -RECEIVE_FLOOR
+    opening = Receiver(0, MSS, 1 << 17, memory)
+    opening.open(0.0)
+    assert opening.syn_window_field() == RECEIVE_FLOOR - ROUNDING
+    opening.start(0.1, 0.1, timestamps=True)
+    assert memory.free == -2 * RECEIVE_FLOOR
 
 
 # -- acknowledgments

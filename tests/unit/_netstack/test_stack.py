@@ -241,6 +241,15 @@ def test_ip_options_and_fragments_lead_to_the_same_connection() -> None:
     assert connection.receive(99, 0.1) == b"0123456789abcdef"
 
 
+def test_fragments_for_another_host_are_not_kept() -> None:
+    """RFC 1122 3.2.1.3."""
+    host = stack()
+    header = Ipv4Header(THEM, bytes([10, 0, 0, 77]), 99, 52, dont_fragment=False, more_fragments=True)
+    host.receive_packets([header.serialize() + bytes(32)], 0.0)
+    assert host.drops == {"not addressed to us": 1}
+    assert host.next_timeout() is None
+
+
 def test_an_ipv6_extension_header_leads_to_the_same_connection() -> None:
     """RFC 8200 4."""
     host = stack()

@@ -24,6 +24,7 @@ from httpx_wireguard._netstack.congestion.control import UNLIMITED
 from httpx_wireguard._netstack.congestion.reno import Reno
 from httpx_wireguard._netstack.limits import (
     CHALLENGE_PERIOD,
+    RECEIVE_FLOOR,
     RECEIVE_MEMORY,
     SEND_MEMORY,
     TIME_WAIT_LIMIT,
@@ -881,6 +882,7 @@ def test_the_probe_of_the_tail_takes_the_place_of_the_retransmission_timer() -> 
     peer.connection.send(b"hello", 1.0)
     peer.take(1.0)
     due = peer.connection.next_timeout()
+    assert due is not None
     assert due == sender.retransmit_at
     peer.connection.handle_timeout(due)
     assert [segment.payload for segment in peer.take(due)] == [b"hello"]
@@ -1763,6 +1765,17 @@ def test_a_batch_fills_the_window_and_no_more() -> None:
     batch = [packet(5001 + 300 * index, bytes(300)) for index in range(5)]
     peer.connection.receive_packets(batch, 20, 0.1)
     assert peer.connection.receiver.buffered == 1024
+
+
+def test_a_batch_takes_no_more_than_there_is_memory_for() -> None:
+    """The window may be larger: it was promised before the connection was idle, and gave its memory back."""
+    peer = established()
+    memory = peer.shared.receive
+    peer.connection.receiver.give_back()
+    memory.claim(memory.free)
+    batch = [packet(5001 + 1000 * index, bytes(1000)) for index in range(40)]
+    peer.connection.receive_packets(batch, 20, 0.1)
+    assert peer.connection.receiver.buffered == RECEIVE_FLOOR // 1000 * 1000
 
 
 def test_a_batch_with_an_old_timestamp_in_it_stops_there() -> None:
