@@ -95,7 +95,7 @@ class Flight:
         self.rate.on_sent(again, self.size - length, now)
         if self.recovery is not None and self.recovering:
             self.recovery.on_sent(again.start, again.end, now, again=True)
-        if self.retransmit_at is None:
+        if self.retransmit_at is None or again.start == self.unacknowledged:  # RFC 6675 6
             self.retransmit_at = now + self.rtt.timeout
         self.segments_retransmitted += -(-length // self.mss)
 
@@ -360,7 +360,7 @@ class Flight:
             self._end_recovery(recovery, now)
             return not recovery.after_timeout
         else:
-            recovery.advance_forward(advanced, self.next)
+            recovery.advance_forward(advanced, self.sack, self.next)
         return False
 
     def _end_recovery(self, recovery: Recovery, now: float) -> None:

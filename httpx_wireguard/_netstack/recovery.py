@@ -97,13 +97,13 @@ class Recovery:
         # RFC 5682 3.1 (3b): what left before the timeout, and once only, arrived
         return delivery.oldest_original is not None and delivery.oldest_original < self.began_at
 
-    def advance_forward(self, advanced: bool, send_next: int) -> None:
-        """RFC 5682 3.1: an acknowledgment that proves nothing."""
+    def advance_forward(self, advanced: bool, sack: bool, send_next: int) -> None:
+        """RFC 5682 2.1, 3.1: an acknowledgment that proves nothing."""
         if self.forward is Forward.RETRANSMITTED and advanced:
             self.forward = Forward.NEW_DATA  # (2b)
             self.asked_from = send_next
-        elif self.forward is Forward.NEW_DATA:
-            self.forward = Forward.OFF  # (3a)
+        elif self.forward is Forward.NEW_DATA or not sack:
+            self.forward = Forward.OFF  # (3a), 2.1 (2a)
 
     def proven_needless(self) -> bool:
         """RFC 3708 2: every retransmission was reported as a duplicate (RFC 2883)."""

@@ -331,8 +331,9 @@ class Sender(Flight):
 
     def on_timeout(self, now: float) -> None:
         first = self.board.transmissions[0] if self.board.transmissions else None
+        passed = self.board.sacked >= self.mss  # what was sent with it arrived: no black hole
         super().on_timeout(now)
-        if first is not None:
+        if first is not None and not passed:
             smaller = self._segment_size.on_timeout(self.retries, min(first.end - first.start, self.mss))
             if smaller is not None:
                 super().set_mss(smaller, now)

@@ -65,7 +65,7 @@ class Cubic(LossBased):
             self._rtt = self._rtt + RTT_GAIN * (rtt - self._rtt) if self._rtt else rtt
         before, self._acked_at = self._acked_at, ack.now
         self._limited = ack.cwnd_limited
-        if ack.recovering:
+        if ack.recovering or not ack.acknowledged:  # RFC 3042 2: what only SACKs tell of makes nothing grow
             return
         if not ack.cwnd_limited:
             if self._epoch is not None:

@@ -21,7 +21,7 @@ class Reno(LossBased):
 
     def on_ack(self, ack: AckSample) -> None:
         """RFC 5681 3.1. A window that is not in use does not grow: it says nothing about the path (RFC 7661 4.3)."""
-        if ack.recovering or not ack.cwnd_limited:
+        if ack.recovering or not ack.cwnd_limited or not ack.acknowledged:
             return
         delivered = ack.delivered
         if self.window < self.threshold:

@@ -536,7 +536,7 @@ def test_a_cycle_whose_probe_was_application_limited_displaces_none() -> None:
 def test_a_round_trip_with_a_loss_lowers_the_bounds_to_what_arrived() -> None:
     """LossLowerBounds, 5.5.10.3."""
     path = slowed(0.8)
-    path.lose()
+    path.lose(length=BDP // 10)
     path.ack(0.8 * RATE, delivered=80_000)
     assert path.control.model.bandwidth == RATE  # until the round trip is over
     path.ack(0.8 * RATE, delivered=80_000)
@@ -568,7 +568,7 @@ def test_a_round_trip_without_a_loss_keeps_the_bounds() -> None:
 def test_the_next_probe_forgets_the_short_term_bounds() -> None:
     """5.3.3.3."""
     path = slowed(0.5)
-    path.lose()
+    path.lose(length=BDP // 10)
     path.ack(0.5 * RATE)
     path.ack(0.5 * RATE)
     assert path.control.model.bandwidth < RATE
@@ -601,7 +601,7 @@ def test_losses_of_a_probe_are_over_with_it() -> None:
 def lossy_round_trips(path: Path, rate: float) -> float:
     """What two round trips with a loss, of which `rate` arrives, leave of the bandwidth."""
     path.ack(rate)
-    path.lose()
+    path.lose(length=BDP // 10)
     path.ack(rate)
     path.ack(rate)
     return path.control.model.bandwidth
@@ -611,6 +611,16 @@ def test_losses_cost_nothing_while_all_but_two_percent_of_what_we_send_arrives()
     """Deviates from 5.5.10.3; we send 99 % of the bandwidth."""
     assert lossy_round_trips(cruising(), 0.971 * RATE) == RATE
     assert lossy_round_trips(cruising(), 0.970 * RATE) == 0.970 * RATE
+
+
+def test_a_round_trip_that_lost_at_most_two_percent_costs_nothing_whatever_arrived() -> None:
+    """Deviates from 5.5.10.3: a late timer of ours, too, makes less arrive than the pace."""
+    for length, bandwidth in ((2 * BDP // 100, RATE), (3 * BDP // 100, 0.8 * RATE)):
+        path = slowed(0.8)
+        path.lose(length=length)
+        path.ack(0.8 * RATE)
+        path.ack(0.8 * RATE)
+        assert path.control.model.bandwidth == bandwidth
 
 
 def test_what_arrives_is_held_against_the_slowest_of_two_round_trips() -> None:

