@@ -24,6 +24,7 @@ class Flight:
         "_marked_until",
         "_reduced_until",
         "_sampled_until",
+        "_timed_out_at",
         "board",
         "congestion",
         "cwnd_limited_until",
@@ -61,6 +62,7 @@ class Flight:
         self._reduced_until = 0  # what was sent before this has had its congestion response (RFC 3168 6.1.2)
         self._marked_until = 0  # the same by an ECN echo: until then the window does not grow
         self.cwr_due = False  # RFC 3168 6.1.2: the next new data tells that the window was reduced
+        self._timed_out_at = float("-inf")
         self._sampled_until = 0  # SND.NXT at the last measurement: one a round trip (RFC 6298 3)
 
     @property
@@ -174,6 +176,8 @@ class Flight:
         the first transmission, would measure our own timeout.
         """
         clean = delivery.clean
+        if clean is not None and clean.sent_at <= self._timed_out_at:
+            clean = delivery.clean = None  # no matter when it arrived: what told us may have been lost
         if clean is not None:
             self.rtt.observe(now - clean.sent_at)
             if self.rtt.backed_off or max(clean.end, self.unacknowledged) > self._sampled_until:
@@ -310,6 +314,7 @@ class Flight:
             assert self.recovery is not None
             self.recovery.reduced = True
         self.retries += 1
+        self._timed_out_at = now
         self.rtt.back_off()
         self.retransmit_at = now + self.rtt.timeout
 
@@ -355,6 +360,9 @@ class Flight:
             elif self.unacknowledged > recovery.forget_at:
                 self.recovery = None
         elif recovery.is_spurious(delivery, self.unacknowledged, echo) or recovery.proven_needless():
+            if self.sack and self.rtt.backed_off and delivery.oldest_original is not None:
+                # RFC 4015 3.2: the path has become slower; without timestamps nothing else would tell the timer
+                self.rtt.on_sample(min(now - delivery.oldest_original, self.rtt.timeout))
             self._undo(now)
         elif self.unacknowledged >= recovery.point:
             self._end_recovery(recovery, now)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 SMALLER = (1208, 1012, 524)  # bytes of payload: a path MTU of 1280 (RFC 8200 5), 1064 and 576 (RFC 1122 3.3.3), about
-PATIENCE = 2  # timeouts in a row, ours: one may be anything, at the second everything of that size was lost twice
+PATIENCE = 3  # timeouts in a row; MAX_PROBES, RFC 8899 5.1.2
+FIRST_RAISE_INTERVAL = 10.0  # seconds; ours: what looked like a black hole may have been a burst of losses
 RAISE_INTERVAL = 600.0  # seconds; PMTU_RAISE_TIMER, RFC 8899 5.1.1
 
 
 class SegmentSize:
     """Steps down while large segments vanish, and tries a full one now and then."""
 
-    __slots__ = ("_full", "_probe_end", "_raise_at", "_size")
+    __slots__ = ("_full", "_interval", "_probe_end", "_raise_at", "_size")
 
     def __init__(self, full: int) -> None:
         self._full = full  # what the MTU and the far side allow
         self._size = full
         self._probe_end: int | None = None  # sequence number after the full segment on its way
         self._raise_at = 0.0
+        self._interval = FIRST_RAISE_INTERVAL  # until the probe after the next
 
     def limit(self, full: int) -> None:
         """A router told (RFC 1191, RFC 8201): what is larger need not be tried."""
@@ -45,7 +47,8 @@ class SegmentSize:
     def on_probe_sent(self, end: int, now: float) -> None:
         """It left, and ends before sequence number `end`."""
         self._probe_end = end
-        self._raise_at = now + RAISE_INTERVAL
+        self._raise_at = now + self._interval
+        self._interval = min(4 * self._interval, RAISE_INTERVAL)
 
     def on_sent_again(self, start: int, end: int) -> None:
         """[start, end) was lost: if the probe is in it, the path is narrow."""
@@ -58,4 +61,5 @@ class SegmentSize:
             return None
         self._probe_end = None
         self._size = self._full
+        self._interval = FIRST_RAISE_INTERVAL
         return self._full

@@ -186,13 +186,14 @@ class Sender(Flight):
 
     def _pacing_rate(self) -> float:
         """Bytes a second."""
-        control, smoothed = self.congestion, self.rtt.smoothed
+        control, rtt = self.congestion, self.rtt
         if control.pacing_rate is not None:
             return control.pacing_rate
-        if not smoothed:
+        if not (rtt.smoothed and rtt.latest):
             return inf
         gain = SLOW_START_GAIN if control.window < control.threshold else AVOIDANCE_GAIN
-        return gain * max(control.window, self.mss) / smoothed
+        # The latest too, because one acknowledgment after an outage would else slow the next thousand segments down.
+        return gain * max(control.window, self.mss) / min(rtt.smoothed, rtt.latest)
 
     def _note_limits(self, now: float) -> None:
         """What held us back: the pace, the congestion window, or the writer (for the far side's window no note)."""
