@@ -361,7 +361,7 @@ class Receiver:
 
     def _grant(self, total: int) -> None:
         if total > self._granted:
-            self._granted += self._memory.claim(total - self._granted)
+            self._granted += self._memory.claim(total - self._granted, self)
             self.queue.set_max_bytes(self._granted)
 
     def _release_to(self, total: int) -> None:
