@@ -57,9 +57,12 @@ class ReceiveMemory:
         self.free -= RECEIVE_FLOOR
         return RECEIVE_FLOOR
 
-    def claim(self, length: int) -> int:
-        """Up to `length` bytes: as many as there are once idle connections gave back."""
-        while self._idle and self.free < length:
+    def claim(self, length: int, holder: Holder | None = None) -> int:
+        """Up to `length` bytes for `holder`: as many as there are once other idle connections gave back."""
+        idle = self._idle
+        if holder is not None and holder in idle:
+            idle.move_to_end(holder)  # it receives: the last to be asked, and not for its own sake
+        while self.free < length and idle and next(iter(idle)) is not holder:
             self._reclaim()
         granted = max(min(length, self.free), 0)
         self.free -= granted

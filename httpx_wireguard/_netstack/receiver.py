@@ -365,7 +365,7 @@ class Receiver:
         """Change the buffer's size, as far as there is memory. The right edge stays until it is reached again."""
         self._grant(size + ROUNDING)
         self._size = min(size, self._granted - ROUNDING)
-        self._release_to(max(self._size + ROUNDING, self._advertised - self.next + self.buffered))
+        self._release_to(max(self._size, self._edge - self.next + self.buffered) + ROUNDING)
 
     def give_back(self) -> None:
         """Others need the memory, and this connection is idle: its next data will have to ask for it."""
@@ -374,7 +374,7 @@ class Receiver:
 
     def _grant(self, total: int) -> None:
         if total > self._granted:
-            self._granted += self._memory.claim(total - self._granted)
+            self._granted += self._memory.claim(total - self._granted, self)
             self.queue.set_max_bytes(self._granted)
 
     def _release_to(self, total: int) -> None:

@@ -473,6 +473,20 @@ def test_data_that_no_memory_is_left_for_is_refused_until_the_reader_takes_some(
     assert receiver.on_data(receiver.next, b"x", 1.0)
 
 
+def test_an_idle_connection_that_asks_is_not_made_to_pay_for_it_itself() -> None:
+    memory = ReceiveMemory(1 << 18)
+    receiver = receiver_at(rtt=0.1, memory=memory)
+    receiver.give_back()
+    round_trip(receiver, 12_000, 1.0)
+    memory.on_round(receiver_at(memory=memory), 5.0)
+    granted = receiver._granted
+    assert granted > RECEIVE_FLOOR
+    memory.claim(memory.free)
+    assert not receiver.on_data(receiver.next, bytes(granted + 1), 6.0)
+    assert receiver._granted == granted
+    assert receiver.on_data(receiver.next, bytes(granted), 6.0)
+
+
 def test_what_is_in_order_goes_before_what_is_not_when_memory_is_short() -> None:
     """RFC 2018 8: the reader gets on, and what was only selectively acknowledged comes again."""
     memory = ReceiveMemory(1 << 18)
