@@ -22,7 +22,6 @@ class TailProbe:
     def arm(self, rtt: RttEstimator, single: bool, retransmit_at: float, now: float) -> None:
         """RFC 8985 7.2: new data was sent or acknowledged; `single`: at most one segment is in flight."""
         if self._end is not None:
-            self.probe_at = None
             return
         timeout = INITIAL_RTO if rtt.smoothed is None else 2 * rtt.smoothed + GRANULARITY
         if single:
@@ -32,6 +31,7 @@ class TailProbe:
     def on_sent(self, send_next: int, again: bool) -> None:
         """The probe left: as new data, or as a retransmission."""
         self._end, self._again = send_next, again
+        self.probe_at = None  # which new data, the probe itself, has set
 
     def cancel(self) -> None:
         """Recovery looks after the flight now."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from httpx_wireguard._netstack.sender import Run, Sender
-from httpx_wireguard._netstack.tail_probe import GRANULARITY, MAXIMUM_ACK_DELAY
 from tests.senders import MSS, ack, full, send, sender_with
 
 
@@ -24,7 +23,7 @@ def test_the_tail_is_asked_after_two_round_trips() -> None:
     """RFC 8985 7.2: PTO = 2 * SRTT."""
     sender = sender_with(2 * MSS, rtt=0.05)
     send(sender, 1.0)
-    assert sender.tail.probe_at == pytest.approx(1.0 + 0.1 + GRANULARITY)
+    assert sender.tail.probe_at == pytest.approx(1.0 + 0.102)
     assert sender.next_timeout() == sender.tail.probe_at
 
 
@@ -33,7 +32,7 @@ def test_a_single_segment_is_given_time_for_a_delayed_acknowledgment() -> None:
     sender = sender_with(MSS, rtt=0.01)
     sender.rtt.timeout = 9.0
     send(sender, 1.0)
-    assert sender.tail.probe_at == pytest.approx(1.0 + 0.02 + GRANULARITY + MAXIMUM_ACK_DELAY)
+    assert sender.tail.probe_at == pytest.approx(1.0 + 0.022 + 0.2)
 
 
 def test_without_a_measurement_the_probe_waits_for_a_second() -> None:
@@ -58,7 +57,7 @@ def test_an_acknowledgment_sets_the_timer_anew() -> None:
     sender = sender_with(4 * MSS, rtt=0.1)
     send(sender, 1.0)
     ack(sender, 1, 1.1)
-    assert sender.tail.probe_at == pytest.approx(1.3 + GRANULARITY)
+    assert sender.tail.probe_at == pytest.approx(1.302)
     ack(sender, 4, 1.2)
     assert sender.tail.probe_at is None
 
@@ -170,6 +169,23 @@ def test_there_is_one_probe_at_a_time() -> None:
     assert sender.tail.probe_at is None
 
 
+def test_a_probe_of_new_data_is_followed_by_no_other() -> None:
+    """RFC 8985 7.3: until it is answered."""
+    sender = sender_with(20 * MSS)
+    send(sender, 1.0)
+    assert send(sender, probed(sender)) == full(10)
+    assert sender.tail.probe_at is None
+
+
+def test_recovery_takes_the_place_of_a_probe_that_is_due() -> None:
+    sender = sender_with(5 * MSS)
+    send(sender, 1.0)
+    now = probed(sender)
+    sender.on_timeout(now)
+    assert not sender.tail.due
+    assert send(sender, now) == full(0)
+
+
 def test_a_probe_whose_flight_arrived_meanwhile_sends_nothing() -> None:
     sender = sender_with(5 * MSS)
     send(sender, 1.0)
@@ -220,6 +236,15 @@ def test_a_probe_reported_twice_was_not_needed() -> None:
     send(sender, now + 0.1)
     ack(sender, 6, now + 0.2)
     assert sender.congestion.threshold > 10 * MSS
+
+
+def test_a_report_of_something_else_says_nothing_of_the_probe() -> None:
+    """RFC 8985 7.4.2: matching TLP.end_seq."""
+    sender, now = lost_tail(5)
+    sender.queue.append(bytes(MSS))
+    send(sender, now)
+    ack(sender, 6, now + 0.2, twice=(1, 2))
+    assert sender.congestion.threshold < 10 * MSS
 
 
 def test_a_duplicate_acknowledgment_of_the_probe_shows_that_it_was_not_needed() -> None:
