@@ -266,54 +266,6 @@ def test_what_was_sent_again_in_two_goes_is_reported_in_two() -> None:
         assert recovery.proven_needless()
 
 
-def test_what_was_sent_again_in_two_goes_is_reported_in_two() -> None:
-    """RFC 3708 2: all of it; beginning with either."""
-    for first, second in ((0, 10), (10, 20)), ((10, 20), (0, 10)):
-        recovery = Recovery(1000, 0.0, after_timeout=False, prr=None, reduced=True)
-        recovery.on_sent(0, 10, 0.0, again=True)
-        recovery.on_sent(10, 20, 0.1, again=True)
-        recovery.on_duplicate_reported(*first)
-        assert not recovery.proven_needless()
-        recovery.on_duplicate_reported(*second)
-        assert recovery.proven_needless()
-
-
-def test_what_was_sent_again_in_two_goes_is_reported_in_two() -> None:
-    """RFC 3708 2: all of it; beginning with either."""
-    for first, second in ((0, 10), (10, 20)), ((10, 20), (0, 10)):
-        recovery = Recovery(1000, 0.0, after_timeout=False, prr=None, reduced=True)
-        recovery.on_sent(0, 10, 0.0, again=True)
-        recovery.on_sent(10, 20, 0.1, again=True)
-        recovery.on_duplicate_reported(*first)
-        assert not recovery.proven_needless()
-        recovery.on_duplicate_reported(*second)
-        assert recovery.proven_needless()
-
-
-def test_what_was_sent_again_in_two_goes_is_reported_in_two() -> None:
-    """RFC 3708 2: all of it; beginning with either."""
-    for first, second in ((0, 10), (10, 20)), ((10, 20), (0, 10)):
-        recovery = Recovery(1000, 0.0, after_timeout=False, prr=None, reduced=True)
-        recovery.on_sent(0, 10, 0.0, again=True)
-        recovery.on_sent(10, 20, 0.1, again=True)
-        recovery.on_duplicate_reported(*first)
-        assert not recovery.proven_needless()
-        recovery.on_duplicate_reported(*second)
-        assert recovery.proven_needless()
-
-
-def test_what_was_sent_again_in_two_goes_is_reported_in_two() -> None:
-    """RFC 3708 2: all of it; beginning with either."""
-    for first, second in ((0, 10), (10, 20)), ((10, 20), (0, 10)):
-        recovery = Recovery(1000, 0.0, after_timeout=False, prr=None, reduced=True)
-        recovery.on_sent(0, 10, 0.0, again=True)
-        recovery.on_sent(10, 20, 0.1, again=True)
-        recovery.on_duplicate_reported(*first)
-        assert not recovery.proven_needless()
-        recovery.on_duplicate_reported(*second)
-        assert recovery.proven_needless()
-
-
 def test_copies_made_by_the_network_prove_nothing() -> None:
     """RFC 3708 2: only of what was sent again does a report tell; and the same one counts once."""
     sender = recovering()
