@@ -176,7 +176,23 @@ def test_lost_data_that_waits_is_no_limit_of_the_application() -> None:
     assert sender.rate.app_limited_until == 0
 
 
+def test_a_limit_before_anything_was_sent_marks_the_first() -> None:
+    """4.1.2.4: C.app_limited is 1 at least, or it would be none."""
+    rate = DeliveryRate()
+    rate.app_limited_until = 1
+    first = sent(rate, 0, 0, 1.0)
+    delivered(rate, 1.1, first)
+    assert [first.app_limited, sent(rate, MSS, 0, 1.1).app_limited] == [True, False]
+
+
 # -- what a congestion control is told
+
+
+def test_what_was_lost_before_the_sending_does_not_count() -> None:
+    """4.1.2.2: P.lost."""
+    rate = DeliveryRate()
+    rate.lost = 500
+    assert sent(rate, 0, 0, 1.0).lost_before == 500
 
 
 def test_a_loss_is_told_with_the_flight_in_which_it_was_sent() -> None:

@@ -8,12 +8,10 @@ import pytest
 
 from httpx_wireguard._netstack.congestion.reno import Reno
 from httpx_wireguard._netstack.pacing import (
-    AVOIDANCE_GAIN,
     COLD_BURST_SEGMENTS,
     LATENESS,
     QUANTUM,
     SHORTEST_PAUSE,
-    SLOW_START_GAIN,
     Pacer,
 )
 from tests.senders import MSS, ack, send, sender_with
@@ -147,11 +145,11 @@ def paced(window: int, threshold: int = 1 << 30) -> float:
 
 def test_in_slow_start_two_windows_leave_in_a_round_trip() -> None:
     """The window may double in one."""
-    assert paced(100 * MSS) == pytest.approx(0.1 / (SLOW_START_GAIN * 100 * MSS), rel=0.01)
+    assert paced(100 * MSS) == pytest.approx(0.1 / (2 * 100 * MSS), rel=0.01)
 
 
 def test_in_congestion_avoidance_little_more_than_a_window_does() -> None:
-    assert paced(100 * MSS, 50 * MSS) == pytest.approx(0.1 / (AVOIDANCE_GAIN * 100 * MSS), rel=0.01)
+    assert paced(100 * MSS, 50 * MSS) == pytest.approx(0.1 / (1.2 * 100 * MSS), rel=0.01)
 
 
 def test_a_control_may_set_the_pace_itself() -> None:

@@ -225,6 +225,9 @@ def test_a_probe_that_repaired_the_only_loss_is_answered_by_the_congestion_contr
     send(sender, now + 0.1)
     ack(sender, 6, now + 0.2)
     assert sender.congestion.threshold < 10 * MSS
+    sender.queue.append(bytes(MSS))
+    send(sender, now + 0.2)
+    assert sender.tail.probe_at is not None  # that was it: the next tail has a probe of its own
 
 
 def test_a_probe_reported_twice_was_not_needed() -> None:
