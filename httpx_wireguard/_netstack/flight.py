@@ -341,7 +341,7 @@ class Flight:
             return
         self.mss = mss
         self.congestion.set_mss(mss)
-        if self.recovering:
+        if self.recovery is not None and self.recovering and self.recovery.prr is not None:
             self.congestion.on_recovery_end(now)  # PRR's window is of no use after it
         if self.board.transmissions:
             self._lose_all(now)
@@ -392,7 +392,7 @@ class Flight:
         if recovery.reduced:
             self.congestion.on_spurious(now)
             self._reduced_until = 0
-        elif recovery.forget_at is None:
+        elif recovery.prr is not None and recovery.forget_at is None:
             self.congestion.on_recovery_end(now)
         self.recovery = None
 
