@@ -189,11 +189,12 @@ class Path:
             sender.on_timeout(self.now)
 
     def run(self, limit: int = 20000) -> None:
+        """Until everything arrived, and no timer runs any more."""
         self.pump()
         for _ in range(limit):
-            if self.done:
+            if not self.step():
+                assert self.done, "nothing is on its way and no timer runs"
                 return
-            assert self.step(), "nothing is on its way and no timer runs"
         raise AssertionError("it does not end")
 
 
