@@ -64,6 +64,7 @@ class State(Enum):
 _RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
 _SENDING = frozenset({State.ESTABLISHED, State.CLOSE_WAIT, State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK})
 _WRITABLE = frozenset({State.ESTABLISHED, State.CLOSE_WAIT})
+_ENDED = frozenset({State.TIME_WAIT, State.CLOSED})
 _OPENING = frozenset({State.SYN_SENT, State.SYN_RECEIVED})
 
 
@@ -311,7 +312,7 @@ class TcpConnection:
 
     # -- input: the fast path
 
-    def receive_packets(self, packets: Sequence[bytes], offset: int, now: float) -> None:
+    def receive_packets(self, packets: Sequence[bytes], offset: int, now: float) -> int:
         """Segments of this connection, in order of arrival, as IP packets cut to their own length.
 
         Args:
@@ -319,9 +320,12 @@ class TcpConnection:
 
         Header prediction: data that continues the stream on an open connection is taken without an object made.
         Everything else, and everything when this does not hold, goes through `receive_segment`.
+
+        Returns:
+            How many of them it took: what comes behind the end of the connection may be for another one.
         """
         index, count = 0, len(packets)
-        while index < count:
+        while index < count and not (index and self.state in _ENDED):
             taken = self._receive_predicted(packets, index, offset, now) if self._predictable else 0
             index += taken
             if taken:
@@ -336,6 +340,7 @@ class TcpConnection:
             self.receive_segment(header, packet[offset + header.header_length :], now)
         self._owner.touch(self)
         self._owner.wake(self)
+        return index
 
     def _receive_predicted(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
         """Take the segments from `index` on that are as predicted; returns how many they are."""
