@@ -594,7 +594,7 @@ class TcpConnection:
             return
         if fin:
             end = sequence + len(payload)
-            if end < receiver.right_edge + 1 and (receiver.fin_at is None or receiver.fin_at == end):
+            if receiver.queue.end <= end <= receiver.right_edge and receiver.fin_at in (None, end):
                 receiver.fin_at = end
         if receiver.fin_at is not None:
             payload = payload[: max(receiver.fin_at - sequence, 0)]  # nothing comes after the end
