@@ -51,6 +51,7 @@ Packets: TypeAlias = tuple[IpAddress, list[bytes]]  # where to, and the IP packe
 # does not outrun it, so the far side sees by the sequence number that a SYN is new.
 ISN_CLOCK = 15_625_000  # ticks per second
 EPHEMERAL_PORTS = range(32768, 65536)  # RFC 6056 3.2 asks for a wide range; Linux' starts there too
+MAX_PATH_MTUS = 4096  # hosts; ours: a far side that may use any address could fill the memory with them
 MINIMUM_IPV4_MTU = 552  # bytes; below this a "packet too big" is believed no further (Linux' min_pmtu)
 REPLIES_PER_SECOND = 100  # resets, echo replies, ICMP errors; RFC 1812 4.3.2.8, RFC 4443 2.4 (f) ask for a limit
 TIME_WAIT_GAP = 65_537  # how far a connection that takes over one in TIME-WAIT begins above it; as Linux
@@ -475,6 +476,8 @@ class Stack:
         headers = 40 if len(quoted.destination) == 4 else 60
         if connection is not None and connection.on_packet_too_big(mtu - headers, quoted.tcp_sequence):
             self._path_mtu[quoted.destination] = min(mtu, self.path_mtu(quoted.destination))
+            if len(self._path_mtu) > MAX_PATH_MTUS:
+                del self._path_mtu[next(iter(self._path_mtu))]  # the oldest; that path will tell again
 
     # -- output
 

@@ -542,6 +542,21 @@ def test_packet_too_big_is_believed_down_to_a_floor(remote: bytes, mtu: int, flo
     assert host.path_mtu(remote) == floor
 
 
+def test_path_mtus_are_remembered_of_a_bounded_number_of_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A far side that opens connections from ever new addresses does not fill our memory."""
+    monkeypatch.setattr("httpx_wireguard._netstack.stack.MAX_PATH_MTUS", 3)
+    host = stack()
+    listener = host.listen_tcp(80)
+    hosts = [address(f"10.0.1.{number}") for number in range(5)]
+    for source in hosts:
+        host.receive_packets([tcp(SYN, 100, source=source)], 0.0)
+        (answer,) = sent(host)
+        host.receive_packets([icmp(packet_too_big(4, 1000, answer))], 0.0)
+        host.receive_packets([tcp(RST, 101, source=source)], 0.0)
+    assert listener.half_open == 0
+    assert [host.path_mtu(source) for source in hosts] == [1420, 1420, 1000, 1000, 1000]
+
+
 def test_packet_too_big_about_data_not_in_flight_is_a_forgery() -> None:
     """RFC 5927 4.1."""
     host = stack()
