@@ -63,6 +63,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Every fuzz target under atheris, which needs Linux. `-- --seconds N [target …]`; else 60 s each."""
+    session.install(*nox.project.dependency_groups(PROJECT, "fuzz"), "-e", f".[{EXTRAS}]")
+    session.run("python", "-m", "tests.fuzz", "--work", session.create_tmp(), *session.posargs)
+
+
+@nox.session
 def downstream(session: nox.Session) -> None:
     """The test suites of httpx, httpcore and requests through a tunnel; needs Linux. Arguments go to pytest."""
     pins = [f"{library}=={version}" for library, version in SUITES]

@@ -474,7 +474,7 @@ def _search_domain(value: object) -> str:
     if not isinstance(value, str):
         raise _Problem(f"{_shown(value)} is not a search domain")
     domain = value.removeprefix("~").strip(".").lower()
-    if domain and not _is_host_name(domain):
+    if domain and (_DOTTED.fullmatch(domain) or not _is_host_name(domain)):  # RFC 3696 2: no TLD is digits
         raise _Problem(f"{_shown(value)} is neither an IPv4 or IPv6 address nor a search domain")
     return domain
 

@@ -60,6 +60,11 @@ class ReassemblyQueue:
     def __bool__(self) -> bool:
         return bool(self._ranges)
 
+    @property
+    def end(self) -> int:
+        """The offset behind the last byte held; 0 when there is none."""
+        return self._ranges[-1].end if self._ranges else 0
+
     def set_max_bytes(self, max_bytes: int) -> None:
         """Change the limit, as the receive window changes. What is held stays."""
         self._max_bytes = max_bytes

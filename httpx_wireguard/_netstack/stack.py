@@ -323,20 +323,16 @@ class Stack:
             self._receive_tcp(run_key, run, offset, now)
 
     def _receive_tcp(self, key: bytes, run: list[bytes], offset: int, now: float) -> None:
-        connection = self._connections.get(key)
-        previous = connection if connection is not None and self._reuses(connection, run[0], offset) else None
-        if connection is not None and previous is None:
-            connection.receive_packets(run, offset, now)
-            return
-        for packet in run:
+        while run:
             connection = self._connections.get(key)
+            if connection is not None and not self._reuses(connection, run[0], offset):
+                run = run[connection.receive_packets(run, offset, now) :]
+                continue
             try:
-                if connection is not None:
-                    connection.receive_packets([packet], offset, now)
-                else:
-                    self._receive_unmatched(packet, offset, now, previous)
+                self._receive_unmatched(run[0], offset, now, connection)
             except MalformedPacket:
                 self.drop("malformed TCP segment")
+            run = run[1:]
 
     def _reuses(self, connection: TcpConnection, packet: bytes, offset: int) -> bool:
         """RFC 9293 3.10.7.4 fourth (MAY-2): a new SYN may take over a connection in TIME-WAIT."""

@@ -70,6 +70,7 @@ class State(Enum):
 _RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
 _SENDING = frozenset({State.ESTABLISHED, State.CLOSE_WAIT, State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK})
 _WRITABLE = frozenset({State.ESTABLISHED, State.CLOSE_WAIT})
+_ENDED = frozenset({State.TIME_WAIT, State.CLOSED})
 _OPENING = frozenset({State.SYN_SENT, State.SYN_RECEIVED})
 
 
@@ -376,7 +377,7 @@ class TcpConnection:
 
     # -- input: the fast path
 
-    def receive_packets(self, packets: Sequence[bytes], offset: int, now: float) -> None:
+    def receive_packets(self, packets: Sequence[bytes], offset: int, now: float) -> int:
         """Segments of this connection, in order of arrival, as IP packets cut to their own length.
 
         Args:
@@ -384,9 +385,12 @@ class TcpConnection:
 
         Header prediction: data that continues the stream on an open connection is taken without an object made.
         Everything else, and everything when this does not hold, goes through `receive_segment`.
+
+        Returns:
+            How many of them it took: what comes behind the end of the connection may be for another one.
         """
         index, count = 0, len(packets)
-        while index < count:
+        while index < count and not (index and self.state in _ENDED):
             taken = self._receive_predicted(packets, index, offset, now) if self._predictable else 0
             index += taken
             if taken:
@@ -402,6 +406,7 @@ class TcpConnection:
             self.receive_segment(header, packet[offset + header.header_length :], now, ce=ce)
         self._owner.touch(self)
         self._owner.wake(self)
+        return index
 
     def _receive_predicted(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
         """Take the segments from `index` on that are as predicted; returns how many they are."""
@@ -696,7 +701,7 @@ class TcpConnection:
             return
         if fin:
             end = sequence + len(payload)
-            if end < receiver.right_edge + 1 and (receiver.fin_at is None or receiver.fin_at == end):
+            if receiver.queue.end <= end <= receiver.right_edge and receiver.fin_at in (None, end):
                 receiver.fin_at = end
         if receiver.fin_at is not None:
             payload = payload[: max(receiver.fin_at - sequence, 0)]  # nothing comes after the end

@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from httpx_wireguard._errors import MalformedPacket
 from httpx_wireguard._wireguard.allowed_ips import AllowedIps
-from httpx_wireguard._wireguard.constants import MAX_RUN_BYTES, MAX_RUN_DATAGRAMS, REJECT_AFTER_MESSAGES, REPLAY_WINDOW
+from httpx_wireguard._wireguard.constants import (
+    MAX_RUN_BYTES,
+    MAX_RUN_DATAGRAMS,
+    REJECT_AFTER_MESSAGES,
+    REPLAY_WINDOW,
+    TIMESTAMP_GRAIN,
+    TOKEN_BURST,
+    TOKENS_PER_SECOND,
+)
+from httpx_wireguard._wireguard.cookies import TokenBuckets
 from httpx_wireguard._wireguard.crypto import hchacha20, xaead_open, xaead_seal
 from httpx_wireguard._wireguard.drops import Drop
+from httpx_wireguard._wireguard.messages import CookieReply, Initiation, Response, message_type
 from httpx_wireguard._wireguard.replay import ReplayWindow
 from httpx_wireguard._wireguard.runs import RunQueue
 from httpx_wireguard._wireguard.session import Session
+from httpx_wireguard._wireguard.tai64n import StampSource
 from tests.wireguard_net import connected, ipv4_packet, split, take_datagrams, two_hosts
 
 KEYS = (b"1" * 32, b"2" * 32)
@@ -190,6 +203,93 @@ def test_batches_of_any_sizes_arrive_whole(lengths: list[int]) -> None:
         received += server.device.receive_datagrams(data, run.segment_size, client.address, net.now)
     assert received == packets
     assert take_datagrams(server.device) == []
+
+
+def inner_packets() -> st.SearchStrategy[bytes]:
+    """Few lengths, sources and beginnings, so that neighbours are often alike; some lie about their length."""
+    return st.builds(
+        lambda start, length, source, size, fill: (start + length.to_bytes(2, "big") + bytes(8) + source).ljust(
+            size, fill
+        ),
+        st.sampled_from([b"\x45\x00", b"\x45\x00", b"\x46\x00", b"\x60\x00", b"\x00\x00"]),
+        st.sampled_from([60, 60, 48, 19, 20, 64, 65535, 0]),
+        st.sampled_from([b"\x0a\0\0\1", b"\x0a\0\0\1", b"\x0a\0\0\2", b"\x0a\0\0\3"]),
+        st.sampled_from([60, 60, 60, 64, 80, 20, 16]),
+        st.sampled_from([b"\0", b"\x0a"]),
+    )
+
+
+@given(st.lists(inner_packets() | st.just(b""), max_size=12))
+def test_a_batch_of_inner_packets_is_judged_like_each_of_them(plaintexts: list[bytes]) -> None:
+    """The fast path compares with the last packet that was accepted; the reference looks at each."""
+    _, _, server = two_hosts()
+    (peer,), device = server.device.peers, server.device
+    packets: list[bytes] = []
+    device._accept_packets(peer, plaintexts, packets)
+    counted = Counter(peer.drops)
+    expected = [packet for each in plaintexts if (packet := device._accept_packet(peer, each)) is not None]
+    assert packets == expected
+    assert counted + counted == peer.drops
+
+
+def uint32() -> st.SearchStrategy[int]:
+    return st.integers(0, 2**32 - 1)
+
+
+def exactly(size: int) -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=size, max_size=size)
+
+
+@given(
+    st.builds(Initiation, uint32(), exactly(108), exactly(16), exactly(16))
+    | st.builds(Response, uint32(), uint32(), exactly(48), exactly(16), exactly(16))
+    | st.builds(CookieReply, uint32(), exactly(24), exactly(32)),
+    st.integers(-1, 1),
+)
+def test_handshake_messages_survive_the_wire_and_have_one_length(
+    message: Initiation | Response | CookieReply, longer: int
+) -> None:
+    wire = message.serialize()
+    assert type(message).parse(wire) == message
+    assert message_type(wire) == wire[0]
+    if longer:
+        with pytest.raises(MalformedPacket):
+            message_type((wire + b"\0")[: len(wire) + longer])
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 999_999_999)), max_size=20))
+def test_stamps_rise_whatever_the_clock_does(readings: list[tuple[int, int]]) -> None:
+    """Paper 5.1: the peer drops one that is not above the last; none is ahead of the clock for longer than it must."""
+    stamps, last = StampSource(), bytes(12)
+    for seconds, nanoseconds in readings:
+        clock = seconds.to_bytes(8, "big") + nanoseconds.to_bytes(4, "big")
+        stamp = stamps.next(clock)
+        assert stamp > last
+        assert int.from_bytes(stamp[8:], "big") < 10**9
+        assert int.from_bytes(stamp[8:], "big") % TIMESTAMP_GRAIN == 0
+        assert stamp <= clock or stamp[:8] in (last[:8], (int.from_bytes(last[:8], "big") + 1).to_bytes(8, "big"))
+        last = stamp
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "192.0.2.1", "2001:db8::1"]), st.floats(0, 2)), max_size=60))
+def test_no_source_gets_more_than_its_tokens(asked: list[tuple[str, float]]) -> None:
+    """TOKEN_BURST at once, then TOKENS_PER_SECOND; and nobody who waits long enough is refused."""
+    buckets, now = TokenBuckets(), 0.0
+    taken: dict[str, list[float]] = {}
+    for host, pause in asked:
+        now += pause / 50
+        before = taken.setdefault(host, [])
+        allowed = buckets.take((host, 1), now)
+        most = min(
+            (
+                TOKEN_BURST + (now - start) * TOKENS_PER_SECOND - len(before[index:])
+                for index, start in enumerate(before)
+            ),
+            default=float(TOKEN_BURST),
+        )
+        assert allowed == (most >= 1.0) or abs(most - 1.0) < 1e-6
+        if allowed:
+            before.append(now)
 
 
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=24, max_size=24), st.binary(max_size=64), st.binary())

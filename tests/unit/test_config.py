@@ -244,6 +244,15 @@ def test_what_looks_like_a_dns_address_must_be_one(written: str) -> None:
     assert (error.line, error.key) == (3, "DNS")
 
 
+@pytest.mark.parametrize("written", ["~04.0.0.1", "~10.0.0.1", ".10.0.0.1."])
+def test_an_address_in_disguise_is_neither_resolver_nor_search_domain(written: str) -> None:
+    """RFC 3696 2: a top-level domain is not all digits. Read twice, the second would have become a DNS server."""
+    error = error_of(text(f"DNS = {written}"))
+    assert (error.line, error.key) == (3, "DNS")
+    with pytest.raises(ConfigError, match="search domain"):
+        Config(PRIVATE, dns_search=written)
+
+
 def test_search_domains_lose_their_dots_and_tildes() -> None:
     config = Config.from_string(text("DNS = 10.0.0.1, ~., Corp.Example., ~lab.example"))
     assert config.dns_search == ("corp.example", "lab.example")

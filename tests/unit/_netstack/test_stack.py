@@ -389,6 +389,22 @@ def test_a_newer_timestamp_takes_over_time_wait_whatever_the_sequence_number(new
     assert (old.state is State.CLOSED) == taken_over
 
 
+@pytest.mark.parametrize("last", [RST | ACK, FIN | ACK])
+def test_a_syn_behind_the_end_of_the_old_connection_in_one_read_opens_the_new_one(last: Flags) -> None:
+    """The end may be a reset, or the FIN that leads to TIME-WAIT: the SYN is not lost on the old connection."""
+    host = stack()
+    old = accepted(host)
+    listener = host.listen_tcp(80)
+    old.shutdown_write(0.1)
+    (fin,) = segments(host, 0.1)
+    host.receive_packets([tcp(last, 101, fin.sequence + 1), tcp(SYN, 5000)], 0.2)
+    answers = segments(host, 0.2)
+    assert [answer.flags for answer in answers] == [SYN | ACK]
+    host.receive_packets([tcp(ACK, 5001, answers[0].sequence + 1)], 0.3)
+    assert listener.accept(0.3) is not None
+    assert old.state is State.CLOSED
+
+
 def test_an_old_syn_does_not_disturb_time_wait() -> None:
     """RFC 9293 3.10.7.4: only a larger sequence number shows a new connection."""
     host = stack()

@@ -1188,6 +1188,18 @@ def test_a_second_fin_elsewhere_does_not_move_the_end() -> None:
     assert peer.connection.receive(99, 0.1) == b"hello"
 
 
+def test_a_fin_in_front_of_data_that_is_here_is_no_end() -> None:
+    """RFC 9293 3.10.7.4 eighth: nothing follows a FIN; of two claims that exclude each other the first stays."""
+    peer = established()
+    peer.give(ACK, 5007, 1001, b"held", now=0.1)
+    peer.give(ACK | FIN, 5009, 1001, now=0.1)
+    peer.give(ACK, 5001, 1001, b"it is ", now=0.1)
+    assert peer.connection.receive(99, 0.1) == b"it is held"
+    assert not peer.connection.at_eof
+    peer.give(ACK | FIN, 5011, 1001, now=0.2)
+    assert peer.connection.at_eof
+
+
 def test_a_repeated_fin_is_acknowledged_again() -> None:
     peer = close_wait()
     peer.give(ACK | FIN, 5001, 1001, now=0.5)
