@@ -12,9 +12,9 @@ from httpx_wireguard._netstack.fragments import MAX_BYTES, MAX_DATAGRAMS
 from httpx_wireguard._netstack.listener import HALF_OPEN_LIMIT
 from httpx_wireguard._netstack.ping import QUEUE_LIMIT
 from httpx_wireguard._netstack.receiver import MAXIMUM_BUFFER
-from httpx_wireguard._netstack.sender import SEND_BUFFER
+from httpx_wireguard._netstack.sender import MAXIMUM_SEND_BUFFER
 from httpx_wireguard._netstack.sequence import unwrap
-from httpx_wireguard._netstack.stack import MAX_PATH_MTUS, Packets, Random, Stack
+from httpx_wireguard._netstack.stack import MAX_PATHS, Packets, Random, Stack
 from httpx_wireguard._netstack.tcp import State, TcpConnection
 from httpx_wireguard._netstack.udp import RECEIVE_LIMIT
 from httpx_wireguard._wire.ipv4 import Ipv4Header
@@ -155,7 +155,7 @@ class Watch:
         connection, sender = self.connection, self.connection.sender
         assert self.our_first - 1 <= sender.unacknowledged <= sender.next <= sender.end
         assert sender.queue.end == self.our_first + self.written
-        assert 0 <= len(sender.queue) <= SEND_BUFFER
+        assert 0 <= len(sender.queue) <= MAXIMUM_SEND_BUFFER
         assert sender.mss > 0
         assert sender.retries >= 0
         if sender.unacknowledged < sender.end:
@@ -251,7 +251,7 @@ class Watches:
             assert 0 <= socket._bytes <= RECEIVE_LIMIT
         for ping in stack._pings.values():
             assert len(ping._queue) <= QUEUE_LIMIT
-        assert len(stack._path_mtu) <= MAX_PATH_MTUS
+        assert len(stack._path_mtu) <= MAX_PATHS
         assert 0 <= stack._fragments.bytes_held <= MAX_BYTES
         assert len(stack._fragments) <= MAX_DATAGRAMS
         assert all(count >= 0 for count in stack.drops.values())

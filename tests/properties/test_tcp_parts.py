@@ -121,7 +121,7 @@ def test_the_receiver_keeps_exactly_what_its_window_lets_in(steps: list[tuple[st
             else:
                 assert sequence + length <= model.next or sequence >= model.edge
         elif action == "read" and receiver.buffered:
-            data = receiver.take(number, 0.0, None)
+            data = receiver.take(number, 0.0)
             assert data == bytes(byte % 251 for byte in range(model.read, min(model.read + number, model.next)))
             model.read += len(data)
         elif action == "acknowledge":
