@@ -127,7 +127,7 @@ class Watch:
             offset = sequence - self.our_first
             assert 0 <= offset <= self.written - len(payload)
             assert payload == self._writes(offset, len(payload)), "another byte than was written"
-            assert len(payload) <= sender.mss
+            assert len(payload) <= receiver.mss  # what the MTU allows: a probe of the path may exceed SMSS
             assert end <= self.allowed, "data beyond the far side's window"
             assert sequence >= sender.unacknowledged, "data that was acknowledged already"
         if header.flags & Flags.FIN:
