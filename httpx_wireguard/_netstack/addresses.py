@@ -33,3 +33,8 @@ def is_unicast(address: IpAddress) -> bool:
     if len(address) == 4:
         return 0 < address[0] < 224 and address[0] != 127
     return address[0] != 0xFF and address[:15] != bytes(15)
+
+
+def fixed_headers(address: IpAddress) -> int:
+    """Bytes of the IP and TCP headers without options (RFC 9293 3.7.1)."""
+    return 40 if len(address) == 4 else 60

@@ -65,6 +65,11 @@ class ReassemblyQueue:
         """The offset behind the last byte held; 0 when there is none."""
         return self._ranges[-1].end if self._ranges else 0
 
+    @property
+    def start(self) -> int | None:
+        """The lowest offset held."""
+        return self._starts[0] if self._starts else None
+
     def set_max_bytes(self, max_bytes: int) -> None:
         """Change the limit, as the receive window changes. What is held stays."""
         self._max_bytes = max_bytes

@@ -16,6 +16,7 @@ MAXIMUM_BUFFER = 0xFFFF << WINDOW_SCALE  # bytes; all that the scale can say: 1 
 ROUNDING = 1 << WINDOW_SCALE  # bytes by which a window that is told may exceed the buffer
 DEFAULT_SEGMENT = 536  # bytes; RFC 9293 3.7.1: what the far side's segments hold until larger ones come
 PIECES = 256  # small segments held for the reader before they are joined; ours, against their overhead
+SUSPECT = 1208  # bytes of payload, ours: a path MTU of 1280 takes this, so a hole of less is no sign of a narrow one
 BURST_TIME = 0.002  # seconds; ours: how long a driver may be late in emptying the UDP socket
 TICK = 0.001  # seconds; of our timestamps: shorter round trips cannot be told apart by their echo
 
@@ -123,6 +124,12 @@ class Receiver:
     # -- window
 
     @property
+    def misses_full_segments(self) -> bool:
+        """There is a hole that full segments left, and none that large ever came."""
+        held = self.queue.start
+        return held is not None and held - self.next >= SUSPECT > self.full_segment
+
+    @property
     def right_edge(self) -> int:
         """First sequence number that the far side may not send."""
         return self._advertised
@@ -207,6 +214,7 @@ class Receiver:
             self.duplicate = known
         if sequence > self.next:
             self._disordered = True
+            self.full_segment = max(self.full_segment, len(payload))
             queue.insert(sequence, payload)
             self.ack_now = True  # RFC 5681 4.2: at once, so that the sender sees the hole
             return False

@@ -15,7 +15,7 @@ from httpx_wireguard._errors import (
     NoRoute,
     WireGuardError,
 )
-from httpx_wireguard._netstack.addresses import IpAddress, is_unicast, readable
+from httpx_wireguard._netstack.addresses import IpAddress, fixed_headers, is_unicast, readable
 from httpx_wireguard._netstack.congestion import CONTROLS, DEFAULT_CONTROL
 from httpx_wireguard._netstack.fragments import FragmentReassembler
 from httpx_wireguard._netstack.limits import RECEIVE_FLOOR, SharedLimits
@@ -57,6 +57,7 @@ ISN_CLOCK = 15_625_000  # ticks per second
 EPHEMERAL_PORTS = range(32768, 65536)  # RFC 6056 3.2 asks for a wide range; Linux' starts there too
 MINIMUM_IPV4_MTU = 552  # bytes; below this a "packet too big" is believed no further (Linux' min_pmtu)
 MAX_PATHS = 1024  # destinations whose smaller MTU is remembered, the newest; ours: a listener may serve any number
+PATH_MTU_LIFETIME = 600.0  # seconds; RFC 1191 6.3, RFC 8201 4 and 5.3: then the path may have become wider
 REPLIES_PER_SECOND = 100  # resets, echo replies, ICMP errors; RFC 1812 4.3.2.8, RFC 4443 2.4 (f) ask for a limit
 TIME_WAIT_GAP = 65_537  # how far a connection that takes over one in TIME-WAIT begins above it; as Linux
 _TCP4_ADDRESSES = slice(12, 24)  # source, destination, ports: an IPv4 header without options
@@ -121,7 +122,7 @@ class Stack:
         self._outbox: list[Packets] = []
         self._deadlines: Deadlines[TcpConnection] = Deadlines()
         self._fragments = FragmentReassembler(self.drops)
-        self._path_mtu: dict[IpAddress, int] = {}
+        self._path_mtu: dict[IpAddress, tuple[int, float]] = {}  # bytes, and until when it is believed
         self._reply_window = 0.0
         self._replies = 0
 
@@ -177,6 +178,7 @@ class Stack:
         sequence: int | None = None,
     ) -> TcpConnection:
         """With an initial `sequence` number, or that of RFC 6528 3: a clock plus a keyed hash of both ends."""
+        self._forget_old_paths(now)
         key = _key(remote, local)
         number, timestamp_offset = self._secrets(key)
         if sequence is None:
@@ -202,7 +204,7 @@ class Stack:
 
     def _mss(self, remote: IpAddress) -> int:
         """RFC 9293 3.7.1: the MTU without the fixed headers."""
-        return max(self.path_mtu(remote) - (40 if len(remote) == 4 else 60), MINIMUM_MSS)
+        return max(self.path_mtu(remote) - fixed_headers(remote), MINIMUM_MSS)
 
     def _next_port_offset(self, remote: tuple[IpAddress, int]) -> int:
         """RFC 6056 3.3.3: counting from a secret start for each destination, a port comes again as late as can be.
@@ -247,7 +249,22 @@ class Stack:
         return local
 
     def path_mtu(self, remote: IpAddress) -> int:
-        return self._path_mtu.get(remote, self.mtu)
+        return self._path_mtu[remote][0] if remote in self._path_mtu else self.mtu
+
+    def on_path_mtu(self, remote: IpAddress, mtu: int, now: float) -> None:
+        """A connection found out what the path takes: others need not, and tell their far sides at once."""
+        self._path_mtu.pop(remote, None)
+        if mtu < self.mtu:
+            self._path_mtu[remote] = (mtu, now + PATH_MTU_LIFETIME)
+            if len(self._path_mtu) > MAX_PATHS:
+                del self._path_mtu[next(iter(self._path_mtu))]  # the oldest; that path will tell again
+
+    def _forget_old_paths(self, now: float) -> None:
+        while self._path_mtu:
+            remote, (_, until) = next(iter(self._path_mtu.items()))
+            if now < until:
+                return
+            del self._path_mtu[remote]
 
     # -- what sockets tell us
 
@@ -517,11 +534,10 @@ class Stack:
             return
         key = _key((quoted.destination, quoted.destination_port), (quoted.source, quoted.source_port))
         connection = self._connections.get(key)
-        headers = 40 if len(quoted.destination) == 4 else 60
-        if connection is not None and connection.on_packet_too_big(mtu - headers, quoted.tcp_sequence, now):
-            self._path_mtu[quoted.destination] = min(mtu, self.path_mtu(quoted.destination))
-            if len(self._path_mtu) > MAX_PATHS:
-                del self._path_mtu[next(iter(self._path_mtu))]
+        if connection is not None and connection.on_packet_too_big(
+            mtu - fixed_headers(quoted.destination), quoted.tcp_sequence, now
+        ):
+            self.on_path_mtu(quoted.destination, min(mtu, self.path_mtu(quoted.destination)), now)
 
     # -- output
 

@@ -16,7 +16,7 @@ from httpx_wireguard._errors import (
     WireGuardError,
     renewed,
 )
-from httpx_wireguard._netstack.addresses import IpAddress, readable
+from httpx_wireguard._netstack.addresses import IpAddress, fixed_headers, readable
 from httpx_wireguard._netstack.congestion.control import CongestionControl
 from httpx_wireguard._netstack.limits import SharedLimits
 from httpx_wireguard._netstack.receiver import WINDOW_SCALE, Receiver
@@ -25,6 +25,7 @@ from httpx_wireguard._netstack.segment_writer import SegmentWriter
 from httpx_wireguard._netstack.sender import Run, Sender
 from httpx_wireguard._netstack.sequence import unwrap
 from httpx_wireguard._wire.ecn import CE, ECT_0, ecn_of
+from httpx_wireguard._wire.ipv6 import MINIMUM_MTU
 from httpx_wireguard._wire.tcp import Flags, TcpHeader
 
 MSL = 30.0  # seconds; Deviates from RFC 9293 3.4.1 (2 minutes): Linux waits 60 s in TIME-WAIT
@@ -88,6 +89,9 @@ class Owner(Protocol):
 
     def on_closed(self, connection: TcpConnection) -> None:
         """It is in CLOSED: forget it."""
+
+    def on_path_mtu(self, remote: IpAddress, mtu: int, now: float) -> None:
+        """The path to `remote` takes packets of `mtu` bytes: fewer, or more, than was thought."""
 
     def drop(self, reason: str) -> None:
         """Count a packet that was thrown away."""
@@ -334,6 +338,7 @@ class TcpConnection:
         """Give the socket up: an orderly end, or a reset where unread data would be lost (RFC 2525 2.17)."""
         if self._orphan:
             return
+        self._look_for_black_hole(now)
         self._orphan = True
         self._owner.wake(self)
         if self.receiver.buffered and self.state not in (State.CLOSED, State.TIME_WAIT):
@@ -346,6 +351,7 @@ class TcpConnection:
 
     def abort(self, now: float, error: WireGuardError | None = None) -> None:
         """RFC 9293 3.10.5: reset the connection and drop everything; waiters get `error`."""
+        self._look_for_black_hole(now)
         self._orphan = True
         if self.state in (State.CLOSED, State.TIME_WAIT):
             self._enter_closed(None)
@@ -647,7 +653,10 @@ class TcpConnection:
         if advanced or duplicate or header.options.sack_blocks:
             blocks, reported = self._sort_blocks(header, acknowledgment)
             acknowledgment = max(acknowledgment, sender.unacknowledged)
+            before = sender.mss
             sender.on_ack(acknowledgment, blocks, reported, duplicate, self._echoed(header, now), now)
+            if sender.mss != before:
+                self._tell_path_mtu(True, now)
             if self._send_charged:
                 self._charge_send_queue()
         return self._on_our_fin_acknowledged(now) if sender.fin_at is not None else True
@@ -740,6 +749,19 @@ class TcpConnection:
         self._owner.touch(self)
         return True
 
+    def _tell_path_mtu(self, wider: bool, now: float) -> None:
+        """RFC 8899 4.6: what the path turned out to take is of use to other connections."""
+        remote = self.remote_address[0]
+        options = _TIMESTAMP_BYTES if self._timestamps else 0
+        mtu = 65535 if wider else self.sender.mss + options + fixed_headers(remote)
+        self._owner.on_path_mtu(remote, mtu, now)
+
+    def _look_for_black_hole(self, now: float) -> None:
+        """Given up while full segments of the far side are missing, and none ever came: the next connection asks for
+        smaller ones. So a path that swallows them costs one request, not all ("HTTP works, HTTPS hangs")."""
+        if self.receiver.misses_full_segments:
+            self._owner.on_path_mtu(self.remote_address[0], MINIMUM_MTU, now)
+
     def _in_flight(self, sequence: int) -> bool:
         unwrapped = unwrap(sequence, self.sender.unacknowledged)
         return self.sender.unacknowledged <= unwrapped < self.sender.next
@@ -792,7 +814,10 @@ class TcpConnection:
             what = "no answer to SYN" if opening else "no acknowledgment"
             self._give_up(f"{what} after {sender.retries} retransmissions")
             return
+        before = sender.mss
         sender.on_timeout(now)
+        if sender.mss != before:
+            self._tell_path_mtu(False, now)
         self._syn_due = opening
 
     def _probe_zero_window(self, now: float) -> None:

@@ -67,6 +67,7 @@ class Owner:
     def on_closed(self, connection: TcpConnection) -> None:
         self.closed.append(connection)
 
+    def on_path_mtu(self, remote: bytes, mtu: int, now: float) -> None: ...
     def drop(self, reason: str) -> None:
         self.drops[reason] += 1
 
