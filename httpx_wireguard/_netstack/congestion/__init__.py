@@ -14,7 +14,7 @@ from httpx_wireguard._netstack.congestion.control import CongestionControl
 from httpx_wireguard._netstack.congestion.cubic import Cubic
 from httpx_wireguard._netstack.congestion.reno import Reno
 
-CONTROLS: dict[str, Callable[[int], CongestionControl]] = {  # each takes the payload bytes of a full segment
+CONTROLS: dict[str, type[Bbr | Cubic | Reno]] = {  # each takes the payload bytes of a full segment
     "bbr": Bbr,
     "cubic": Cubic,
     "reno": Reno,
