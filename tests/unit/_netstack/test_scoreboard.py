@@ -122,6 +122,8 @@ def test_lost_bytes_that_are_held_are_not_lost() -> None:
     board.sack(10, 20, delivery())
     assert picture(board) == [(0, 10, "lost"), (10, 20, "held"), (20, 30, "lost")]
     assert board.lost == 20
+    board.forget_sacks()
+    assert picture(board)[1] == (10, 20, "")
 
 
 def test_the_count_of_pieces_begins_anew_when_nothing_is_held() -> None:
@@ -145,8 +147,8 @@ def test_a_full_board_takes_no_block_that_would_cut() -> None:
     for start, end in (12, 15), (12, 20), (10, 15):
         board.sack(start, end, found)
     assert (board.sacked, found.length, len(board.transmissions)) == (0, 0, MAXIMUM_TRANSMISSIONS)
-    board.sack(10, 20, found)
-    assert board.sacked == 10
+    board.sack(12, 30, found)  # the whole one in it can be taken
+    assert picture(board)[1:3] == [(10, 20, ""), (20, 30, "held")]
 
 
 # -- what an acknowledgment tells
