@@ -116,6 +116,14 @@ def test_a_block_over_what_is_held_delivers_the_rest() -> None:
     assert found.length == 20
 
 
+def test_a_block_beside_what_is_held_takes_all_that_it_covers() -> None:
+    board, found = board_with(10, 20, 30, 40, 50), delivery()
+    board.sack(10, 20, found)
+    board.sack(20, 50, found)
+    assert picture(board) == [(0, 10, ""), (10, 50, "held")]
+    assert found.length == 40
+
+
 def test_lost_bytes_that_are_held_are_not_lost() -> None:
     board = board_with(30)
     board.lose_all()
@@ -242,10 +250,11 @@ def test_the_first_lost_is_found_whatever_was_found_before() -> None:
 
 
 def test_what_is_sent_again_in_part_leaves_the_rest_lost() -> None:
-    board = board_with(30)
-    board.lose_all()
+    board = board_with(30, 40, 50)
+    board.acknowledge(0, delivery())
+    board.mark_lost(board.transmissions[0])
     part = board.send_again(board.transmissions[0], 10)
-    assert picture(board) == [(0, 10, ""), (10, 30, "lost")]
+    assert picture(board) == [(0, 10, ""), (10, 30, "lost"), (30, 40, ""), (40, 50, "")]
     assert part is board.transmissions[0]
     assert (part.retransmitted, board.transmissions[1].retransmitted) == (True, False)
     assert board.lost == 20
@@ -253,10 +262,10 @@ def test_what_is_sent_again_in_part_leaves_the_rest_lost() -> None:
 
 def test_the_first_segment_is_lost_once() -> None:
     """RFC 5681 3.2: of a peer without SACK, SND.UNA is all that is known."""
-    board = board_with(30)
+    board = board_with(30, 40, 50)
     one = board.lose_first(10)
     assert one is not None
-    assert picture(board) == [(0, 10, "lost"), (10, 30, "")]
+    assert picture(board) == [(0, 10, "lost"), (10, 30, ""), (30, 40, ""), (40, 50, "")]
     assert board.lose_first(10) is None
     assert board_with().lose_first(10) is None
 
@@ -267,10 +276,11 @@ def test_the_first_segment_is_not_lost_if_it_is_held() -> None:
     assert board.lose_first(10) is None
 
 
-def test_a_first_segment_that_is_short_is_lost_as_it_is() -> None:
-    board = board_with(5, 30)
+@pytest.mark.parametrize("length", [5, 10])
+def test_a_first_segment_that_is_no_longer_than_one_is_lost_as_it_is(length: int) -> None:
+    board = board_with(length, 30)
     board.lose_first(10)
-    assert picture(board) == [(0, 5, "lost"), (5, 30, "")]
+    assert picture(board) == [(0, length, "lost"), (length, 30, "")]
 
 
 def test_a_timeout_loses_what_is_not_held() -> None:
@@ -320,10 +330,11 @@ def test_a_cleared_board_is_empty() -> None:
 )
 def test_the_last_segment_is_what_left_in_it(length: int, fin: bool, start: int) -> None:
     """Of ten bytes at most, and a FIN."""
-    board = board_with(length)
+    board = board_with(103 + length, start=103)
     last = board.last_segment(10, fin=fin)
     assert last is board.transmissions[-1]
-    assert (last.start, last.end) == (start, length)
+    assert (last.start, last.end) == (103 + start, 103 + length)
+    assert all(one.start < one.end for one in board.transmissions)
 
 
 def test_there_is_no_last_segment_if_it_is_held_or_nothing_is_in_flight() -> None:

@@ -366,6 +366,16 @@ def test_the_timer_runs_while_anything_is_in_flight() -> None:
     assert sender.retransmit_at is None
 
 
+def test_a_retransmission_leaves_the_timer_as_it_is() -> None:
+    """RFC 6298 5.1: it is started if it does not run."""
+    sender = sender_with(10 * MSS)
+    send(sender, 0.0)
+    before = sender.retransmit_at
+    ack(sender, 0, 0.1, (1, 10))
+    assert send(sender, 0.15) == full(0)
+    assert sender.retransmit_at == before
+
+
 def test_a_timeout_sends_the_first_segment_again_and_doubles_the_timer() -> None:
     """RFC 6298 5.4 to 5.6."""
     sender = sender_with(5 * MSS)
