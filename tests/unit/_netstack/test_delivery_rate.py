@@ -198,8 +198,8 @@ def test_what_was_lost_before_the_sending_does_not_count() -> None:
 def test_a_loss_is_told_with_the_flight_in_which_it_was_sent() -> None:
     """4.1.2.2, 4.1.2.3: P.tx_in_flight, P.lost."""
     sender = sender_with(40 * MSS, make_control=Listener)
-    send(sender, 0.0)
-    ack(sender, 0, 0.1, (1, 2), (3, 10))
+    send(sender, 5.0)
+    ack(sender, 0, 5.1, (1, 2), (3, 10))
     control = sender.congestion
     assert isinstance(control, Listener)
     assert control.lost == [(MSS, 10 * MSS, MSS, False), (MSS, 10 * MSS, 2 * MSS, False)]

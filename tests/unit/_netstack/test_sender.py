@@ -685,8 +685,35 @@ def test_duplicates_with_nothing_in_flight_count_for_nothing() -> None:
     sender = sender_with(sack=False)
     for _ in range(5):
         ack(sender, 0, 0.1)
+    assert sender.board.duplicates == 0
     sender.queue.append(bytes(10 * MSS))
     assert send(sender, 0.1) == full(*range(10))
+
+
+def test_what_duplicates_told_of_is_not_delivered_again_when_it_is_acknowledged() -> None:
+    """RFC 9937 6.2: DeliveredData; outside of recovery the count begins anew (RFC 5681 3.2)."""
+    sender = sender_with(20 * MSS, sack=False)
+    send(sender, 0.0)
+    ack(sender, 0, 0.1)
+    ack(sender, 0, 0.1)
+    assert sender.rate.delivered == 2 * MSS
+    assert sender.size == 8 * MSS
+    ack(sender, 3, 0.2)
+    assert sender.rate.delivered == 3 * MSS
+    assert (sender.board.duplicates, sender.size) == (0, 7 * MSS)
+
+
+def test_in_recovery_the_duplicates_of_what_lies_above_go_on_counting() -> None:
+    """RFC 6582 3.2 step 3: deflate by what is acknowledged."""
+    sender = sender_with(10 * MSS, sack=False)
+    send(sender, 0.0)
+    for _ in range(8):
+        ack(sender, 0, 0.1)
+    assert send(sender, 0.1) == full(0)
+    ack(sender, 4, 0.2)
+    assert sender.board.duplicates == 4
+    assert sender.size == 10 * MSS - 4 * MSS - 4 * MSS - MSS
+    assert send(sender, 0.2) == full(4)
 
 
 def test_more_duplicates_than_segments_count_for_no_more() -> None:
