@@ -421,6 +421,14 @@ def test_a_second_timeout_forgets_selective_acknowledgments() -> None:
     assert sum(length for _, length in send(sender, 3.0)) == 5 * MSS
 
 
+def test_a_timeout_halves_what_was_in_flight() -> None:
+    """RFC 5681 3.1 equation 4: not the window, if that was not in use."""
+    sender = sender_with(6 * MSS)
+    send(sender, 0.0)
+    sender.on_timeout(1.0)
+    assert sender.congestion.threshold == 3 * MSS
+
+
 def test_every_timeout_begins_from_the_loss_window() -> None:
     """RFC 5681 3.1: cwnd is at most LW, whatever SACKs made of it since the last one; ssthresh stays."""
     sender = sender_with(20 * MSS)

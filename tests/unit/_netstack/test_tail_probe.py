@@ -75,6 +75,7 @@ def test_there_is_no_probe_while_something_is_selectively_acknowledged() -> None
     send(sender, 1.0)
     ack(sender, 1, 1.1, (2, 3))
     assert sender.tail.probe_at is None
+    assert sender.next_timeout() == sender.rack.recheck_at is not None
 
 
 def test_there_is_no_probe_during_recovery() -> None:
