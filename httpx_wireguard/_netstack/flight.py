@@ -327,9 +327,8 @@ class Flight:
         self.tail.cancel()
         recovery, recovering = self.recovery, self.recovering
         if recovery is not None and recovering and recovery.after_timeout and self.retries:
-            recovery.point = (
-                self.next
-            )  # Deviates from RFC 5682 3.1 step 1, which asks at the first timeout only: as Linux
+            # Deviates from RFC 5682 3.1 step 1, which asks at the first timeout only: as Linux
+            recovery.point = self.next
             return
         self.recovery = Recovery(self.next, now, after_timeout=True, prr=None, reduced=False)
         if recovering:  # something had been lost before the timeout

@@ -138,6 +138,7 @@ def test_a_writer_with_no_more_limits() -> None:
     """4.1.2.4: nothing to send, and room in the window."""
     sender = sender_with(2 * MSS, make_control=Listener)
     send(sender, 0.0)
+    assert sender.rate.app_limited_until == 2 * MSS
     sender.queue.append(bytes(20 * MSS))
     send(sender, 0.0)
     ack(sender, 2, 0.1)

@@ -181,6 +181,17 @@ def test_lost_data_is_paced_too() -> None:
     assert sender.pace_at is not None
 
 
+def test_a_rest_of_one_segment_waits_for_one_segment() -> None:
+    sender = sender_with(11 * MSS, make_control=Reno)
+    sender.congestion.window = 100 * MSS
+    assert len(send(sender, 0.0)) == 10
+    due = sender.pace_at
+    assert due == pytest.approx(MSS * 0.1 / (2 * 100 * MSS), rel=0.01)
+    assert due is not None
+    assert len(send(sender, due)) == 1
+    assert sender.pace_at is None
+
+
 def test_after_a_pause_the_first_flight_is_not_paced() -> None:
     """RFC 5681 4.1: the restart window."""
     sender = sender_with(10 * MSS, make_control=Reno)

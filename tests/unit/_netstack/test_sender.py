@@ -158,6 +158,14 @@ def test_a_window_of_half_the_largest_is_used() -> None:
     assert send(sender, 0.0) == [(100, 300)]
 
 
+def test_a_closed_window_matters_only_to_who_has_something_to_send() -> None:
+    """RFC 9293 3.8.6.1: else it need not be probed."""
+    sender = sender_with(window=0)
+    assert not sender.window_closed
+    sender.queue.append(b"x")
+    assert sender.window_closed
+
+
 def test_a_small_window_that_lasts_is_used_after_all() -> None:
     """RFC 9293 3.8.6.2.1 (4): the override timeout."""
     sender = sender_with(20 * MSS, window=1000 * 4)
