@@ -154,7 +154,9 @@ def test_a_window_below_a_segment_and_half_of_the_largest_is_left_alone() -> Non
 def test_a_window_of_half_the_largest_is_used() -> None:
     """RFC 9293 3.8.6.2.1 (3)."""
     sender = sender_with(20 * MSS, window=600)
-    sender.update_window(501, 100, 300)
+    sender.update_window(501, 100, 299)
+    assert send(sender, 0.0) == []
+    sender.update_window(502, 100, 300)
     assert send(sender, 0.0) == [(100, 300)]
 
 
