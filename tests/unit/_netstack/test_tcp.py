@@ -885,6 +885,7 @@ def test_the_probe_of_the_tail_takes_the_place_of_the_retransmission_timer() -> 
     due = peer.connection.next_timeout()
     assert due is not None
     assert due == sender.retransmit_at
+    assert due is not None
     peer.connection.handle_timeout(due)
     assert [segment.payload for segment in peer.take(due)] == [b"hello"]
     assert sender.retries == 0
