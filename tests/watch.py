@@ -252,6 +252,7 @@ class Watches:
         for ping in stack._pings.values():
             assert len(ping._queue) <= QUEUE_LIMIT
         assert len(stack._path_mtu) <= MAX_PATHS
+        assert all(mtu >= (552 if len(host) == 4 else 1280) for host, (mtu, _) in stack._path_mtu.items())
         assert 0 <= stack._fragments.bytes_held <= MAX_BYTES
         assert len(stack._fragments) <= MAX_DATAGRAMS
         assert all(count >= 0 for count in stack.drops.values())

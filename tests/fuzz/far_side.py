@@ -78,7 +78,8 @@ class FarSide:
     def _sequence(self, script: Script, watch: Watch) -> int:
         receiver = watch.connection.receiver
         held = receiver.queue.ranges(1) or [(receiver.next, receiver.next)]
-        places = (receiver.next, receiver.next, watch.sent_to, watch.sent_to, receiver.right_edge, *held[0])
+        hole = receiver.next + 1368
+        places = (receiver.next, receiver.next, watch.sent_to, watch.sent_to, hole, receiver.right_edge, *held[0])
         return _near(script, script.choose(places))
 
     def _acknowledgment(self, script: Script, watch: Watch) -> int:
@@ -154,7 +155,8 @@ class FarSide:
 
     def echo(self, script: Script) -> list[bytes]:
         version = script.choose((4, 6))
-        message = echo_request(version, script.number(2), script.byte(), script.take(script.byte()))
+        body = script.take(script.byte()) * script.choose((1, 1, 40))
+        message = echo_request(version, script.number(2), script.byte(), body)
         pings = self.watches.stack._pings
         if pings and script.flag():
             message.type = 0 if version == 4 else 129

@@ -6,6 +6,7 @@ Between them the two also talk like honest ends do: a TCP connection, whose data
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 
 from httpx_wireguard._config import Config, PeerConfig
@@ -15,7 +16,7 @@ from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._wireguard.constants import MAX_RUN_BYTES, MAX_RUN_DATAGRAMS, MAX_STAGED_PACKETS
 from httpx_wireguard._wireguard.crypto import PrivateKey
 from httpx_wireguard._wireguard.device import DatagramRun
-from httpx_wireguard._wireguard.messages import message_type
+from httpx_wireguard._wireguard.messages import INITIATION_SIZE, RESPONSE_SIZE, message_type
 from tests.fuzz.far_side import FarSide
 from tests.fuzz.harness import Script
 from tests.simnet import SeededEntropy
@@ -25,6 +26,7 @@ OURS, THEIRS = b"\1" * 32, b"\2" * 32
 ENDPOINTS = (("192.0.2.1", 51820), ("192.0.2.2", 51820))
 STRANGER = ("203.0.113.9", 999)
 MTU = 1420
+logging.getLogger("httpx_wireguard.engine").setLevel(logging.CRITICAL)
 CONFIGS = (
     Config(
         OURS,
@@ -114,8 +116,9 @@ class Tunnel:
             run = self.flying[1][0]
             data = bytearray(b"".join(run.buffers))
             size = run.segment_size
+            covered = size - 16 if size in (INITIATION_SIZE, RESPONSE_SIZE) else size  # mac2 counts under load only
             for start in range(0, len(data), size):
-                data[start + script.byte() % min(size, len(data) - start)] ^= script.byte() or 1
+                data[start + script.byte() % min(covered, len(data) - start)] ^= script.byte() or 1
         else:
             data = bytearray(script.choose((b"", b"\1\0\0\0", b"\2\0\0\0", b"\4\0\0\0")) + script.take(script.byte()))
             size = script.byte()

@@ -256,7 +256,8 @@ def test_the_fast_path_equals_the_slow_path(
     for each in (fast, slow_):
         each.receiver.quick_acks = 100 if quick_acks else 0
     packets = [start + header.serialize() + payload for start, header, payload in built]
-    fast.receive_packets(packets, 2 + len(ip), 9.5)
+    while packets:  # what the end of a connection leaves of a batch is for whoever comes next
+        packets = packets[fast.receive_packets(packets, 2 + len(ip), 9.5) :]
     for start, header, payload in built:
         slow_.receive_segment(header, payload, 9.5, ce=ecn_of(start) == CE)
     assert observed(fast) == observed(slow_)

@@ -7,10 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from httpx_wireguard._netstack.congestion.bbr import Bbr
-from httpx_wireguard._netstack.congestion.control import CongestionControl
 from httpx_wireguard._netstack.congestion.cubic import Cubic
 from httpx_wireguard._netstack.congestion.reno import Reno
 
