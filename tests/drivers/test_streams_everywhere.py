@@ -531,7 +531,7 @@ def test_a_cancelled_write_breaks_no_tls_record(on_loops: Everywhere) -> None:
     async def body(kit: Kit) -> None:
         stream = await connect_tls(kit)
         for moment in (2, 21, 30, 70):
-            flood = job_of(kit, stream.write, b"1" * 50_000_000)  # nobody reads its echo yet
+            flood = job_of(kit, stream.write, b"1" * 150_000_000)  # nobody reads its echo yet
             assert await cancelled_at(kit, flood, moment) == CANCELLED
             received = bytearray()
             writer = job_of(kit, stream.write, b"2" * 1000 + b"END", PATIENCE)
