@@ -12,4 +12,4 @@ settings.load_profile("httpx-wireguard")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--connections", type=int, default=200, help="how many to let share one bottleneck")
-    parser.addoption("--networks", default="2000", help="how many random networks to simulate, or seeds as FIRST:LAST")
+    parser.addoption("--networks", default="1000", help="how many random networks to simulate, or seeds as FIRST:LAST")

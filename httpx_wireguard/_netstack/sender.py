@@ -14,7 +14,8 @@ from httpx_wireguard._netstack.scoreboard import Transmission
 from httpx_wireguard._netstack.segment_size import SegmentSize
 from httpx_wireguard._netstack.send_queue import SendQueue
 
-INITIAL_SEND_BUFFER = 1 << 19  # bytes; ours: two writes of 256 KiB, so that one is being filled while one empties
+# bytes, ours: Linux' usual limit. HTTP/2 clients write several requests before they read any response.
+INITIAL_SEND_BUFFER = 4 << 20
 MAXIMUM_SEND_BUFFER = 16 << 20  # bytes; twice the congestion window of 0.5 Gbit/s over 134 ms
 FORWARD_SEGMENTS = 2  # RFC 5682 3.1 step 2b
 MAXIMUM_BURST = 1 << 18  # bytes per call; ours: bounds what waits in memory between building and sending

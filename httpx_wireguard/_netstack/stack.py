@@ -254,6 +254,7 @@ class Stack:
     def on_path_mtu(self, remote: IpAddress, mtu: int, now: float) -> None:
         """A connection found out what the path takes: others need not, and tell their far sides at once."""
         self._path_mtu.pop(remote, None)
+        mtu = max(mtu, MINIMUM_IPV4_MTU if len(remote) == 4 else MINIMUM_MTU)
         if mtu < self.mtu:
             self._path_mtu[remote] = (mtu, now + PATH_MTU_LIFETIME)
             if len(self._path_mtu) > MAX_PATHS:

@@ -80,7 +80,7 @@ def test_a_long_line_is_filled(control: str, download: bool) -> None:
     assert goodput(line, control, download=download) > 0.7 * line.mbit
 
 
-@by_control
+@pytest.mark.parametrize("control", ["cubic", "bbr"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_goodput_is_as_recorded(name: str, control: str) -> None:
     """Virtual time is exact, so a change here is a change of the code. `nox -s bench -- --simulated --json

@@ -205,8 +205,8 @@ def test_the_writers_buffer_grows_to_twice_the_congestion_window() -> None:
     send(sender, 0.0)
     for window, limit in (
         (1000, INITIAL_SEND_BUFFER),
-        (1_000_000, 2_000_000),
-        (900_000, 2_000_000),
+        (3_000_000, 6_000_000),
+        (900_000, 6_000_000),
         (1 << 30, MAXIMUM_SEND_BUFFER),
     ):
         sender.congestion.window = window
@@ -376,14 +376,13 @@ def test_the_timer_runs_while_anything_is_in_flight() -> None:
     assert sender.retransmit_at is None
 
 
-def test_a_retransmission_leaves_the_timer_as_it_is() -> None:
-    """RFC 6298 5.1: it is started if it does not run."""
+def test_the_first_segment_sent_again_starts_the_timer_again() -> None:
+    """RFC 6675 6: else it runs out, on a long path, before the retransmission can be answered; RFC 6298 5.1."""
     sender = sender_with(10 * MSS)
     send(sender, 0.0)
-    before = sender.retransmit_at
-    ack(sender, 0, 0.1, (1, 10))
-    assert send(sender, 0.15) == full(0)
-    assert sender.retransmit_at == before
+    ack(sender, 0, 0.1, (1, 2), (3, 10))
+    assert send(sender, 0.15) == full(0, 2)
+    assert sender.retransmit_at == 0.15 + sender.rtt.timeout
 
 
 def test_a_timeout_sends_the_first_segment_again_and_doubles_the_timer() -> None:
