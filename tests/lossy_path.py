@@ -115,7 +115,7 @@ class Path:
                     fin = run.fin and index == len(run.payloads) - 1
                     packet = Packet(sequence, sequence + len(payload) + fin, self.now)
                     assert packet.end > packet.start
-                    assert len(payload) <= sender.mss
+                    assert len(payload) <= max(sender.mss, sender._segment_size._full)  # a probe of the path
                     self.sent.append((self.now, len(payload)))
                     self._put(packet, next(self._there, (0.0,)))
                     sequence = packet.end
