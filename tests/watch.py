@@ -246,7 +246,7 @@ class Watches:
         for listener in stack._listeners.values():
             waiting = sum(each is listener for each in stack._half_open.values())
             assert listener.half_open == waiting <= HALF_OPEN_LIMIT
-            assert len(listener._queue) <= listener.backlog + waiting
+            assert len(listener._queue) <= listener.backlog + HALF_OPEN_LIMIT
         for socket in stack._udp.values():
             assert 0 <= socket._bytes <= RECEIVE_LIMIT
         for ping in stack._pings.values():
