@@ -48,6 +48,7 @@ class FarSide:
         made = make(script)
         match script.byte() % 16:
             case 14:
+                self.watches.distrust()
                 made = [damaged(script, packet) for packet in made]
             case 15:
                 made = [piece for packet in made for piece in fragments(script, packet)]

@@ -1,7 +1,7 @@
 """Handshake messages, cookies and transport messages from a hostile peer that has its key, and from strangers.
 
-Nothing may raise. A message is made right and then perhaps altered, so that the fuzzer gets behind every check that it could not pass by
-luck: mac1, the sealed static key and timestamp, mac2, the cookie's seal, the transport's tag.
+Nothing may raise. A message is made right and then perhaps altered, so that the fuzzer gets behind every check that it
+could not pass by luck: mac1, the sealed static key and timestamp, mac2, the cookie's seal, the transport's tag.
 """
 
 from __future__ import annotations
