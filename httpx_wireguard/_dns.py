@@ -18,6 +18,7 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
 
 from httpx_wireguard._errors import NameResolutionError, TunnelClosed, WireGuardError
@@ -36,6 +37,8 @@ CACHE_SIZE = 1000  # answers
 MAX_POSITIVE_TTL = 86_400.0  # seconds; RFC 8767 4 allows a cap, a day keeps a mistaken TTL harmless
 MAX_NEGATIVE_TTL = 300.0  # seconds; RFC 2308 5 allows a cap, and a name just created should not stay missing
 
+_HEADER = struct.Struct("!6H")  # RFC 1035 4.1.1
+_RECORD = struct.Struct("!HHIH")  # RFC 1035 4.1.3, behind the name
 RECORD_TYPES = {4: dns.rdatatype.A, 6: dns.rdatatype.AAAA}
 
 Remote: TypeAlias = tuple[str, int]  # IP address and port
@@ -111,6 +114,7 @@ def parse_reply(request: dns.message.QueryMessage, datagram: bytes) -> dns.messa
     if datagram[:2] != struct.pack("!H", request.id) or len(datagram) > MAX_REPLY:
         return None  # before the costly parser: a flood of forged replies should be cheap
     try:
+        check_classes(datagram)
         reply = dns.message.from_wire(datagram, raise_on_truncation=True, ignore_trailing=True)
     except dns.message.Truncated as error:
         if request.is_response(error.message()):  # type: ignore[no-untyped-call]  # dnspython's
@@ -119,6 +123,39 @@ def parse_reply(request: dns.message.QueryMessage, datagram: bytes) -> dns.messa
     except (dns.exception.DNSException, ValueError):
         return None
     return reply if isinstance(reply, dns.message.QueryMessage) and request.is_response(reply) else None
+
+
+def check_classes(message: bytes) -> None:
+    """Look at every record's class before dnspython does, as far as the message can be read.
+
+    dnspython remembers, for the life of the process, how it reads each pair of class and type that it meets: one A
+    record of class ANY would have it take all later A records for unknown ones, and classes made up fill the memory.
+
+    Raises:
+        FormError: a class other than IN, which is what we ask for. An OPT record has a size there (RFC 6891 6.1.2).
+    """
+    try:
+        _, _, questions, *counts = _HEADER.unpack_from(message)
+        at = _HEADER.size
+        for _ in range(questions):
+            at = _behind_name(message, at) + 4
+        for _ in range(sum(counts)):
+            at = _behind_name(message, at)
+            kind, rdclass, _, length = _RECORD.unpack_from(message, at)
+            if rdclass != dns.rdataclass.IN and kind != dns.rdatatype.OPT:
+                raise dns.exception.FormError(f"a record of class {rdclass}")  # type: ignore[no-untyped-call]  # dnspython's
+            at += _RECORD.size + length
+    except (struct.error, IndexError):
+        pass  # cut short: dnspython says so, or that it is the reply and has to be asked for over TCP
+
+
+def _behind_name(message: bytes, at: int) -> int:
+    """RFC 1035 4.1.4: labels up to an empty one, or up to a pointer."""
+    while length := message[at]:
+        if length >= 0xC0:
+            return at + 2
+        at += 1 + length
+    return at + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +372,9 @@ class Question:
             (length,) = struct.unpack("!H", (yield from self._receive_exactly(sock, 2, deadline)))
             if length > MAX_REPLY:
                 raise ValueError(f"its answer has {length} bytes")
-            reply = dns.message.from_wire((yield from self._receive_exactly(sock, length, deadline)))
+            data = yield from self._receive_exactly(sock, length, deadline)
+            check_classes(data)
+            reply = dns.message.from_wire(data)
             if not isinstance(reply, dns.message.QueryMessage) or not request.is_response(reply):
                 raise ValueError("its answer is for another question")
         except BaseException:

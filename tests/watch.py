@@ -192,10 +192,17 @@ class Watches:
     def __init__(self, stack: Stack, far: bool = False) -> None:
         self.stack = stack
         self._far = far
+        self._honest = True
         self.all: list[Watch] = []
         self.sent: deque[bytes] = deque(maxlen=8)
         self._known: dict[TcpConnection, Watch] = {}
         self._by_ends: dict[tuple[bytes, bytes, int, int], Watch] = {}
+
+    def distrust(self) -> None:
+        """From now on anybody may be sent bytes of no stream."""
+        self._honest = False
+        for watch in self.all:
+            watch.honest = False
 
     def look(self) -> None:
         """To be called between input and output."""
@@ -210,7 +217,7 @@ class Watches:
         watch = self._known.get(connection)
         if watch is None:
             ends = _swapped(connection)
-            watch = Watch(connection, ends not in self._by_ends, self._far)
+            watch = Watch(connection, self._honest and ends not in self._by_ends, self._far)
             self._known[connection] = self._by_ends[ends] = watch
             self.all.append(watch)
         return watch
@@ -246,7 +253,7 @@ class Watches:
         for listener in stack._listeners.values():
             waiting = sum(each is listener for each in stack._half_open.values())
             assert listener.half_open == waiting <= HALF_OPEN_LIMIT
-            assert len(listener._queue) <= listener.backlog + waiting
+            assert len(listener._queue) <= listener.backlog + HALF_OPEN_LIMIT
         for socket in stack._udp.values():
             assert 0 <= socket._bytes <= RECEIVE_LIMIT
         for ping in stack._pings.values():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shutil
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +24,8 @@ from tests.fuzz.harness import CORPUS, MAX_LENGTH, TARGETS, corpus, load
 PACKAGE = f"{os.sep}httpx_wireguard{os.sep}_"
 MEMORY = 1024  # megabytes that a target may take
 INPUT_TIME = 10  # seconds that one input may take
+KEPT_LENGTH = 512  # bytes of the longest input that the repository keeps
+GENERATED = re.compile(r"[0-9a-f]{16}")
 
 Feature: TypeAlias = tuple[CodeType, int, int]  # code, line, and the size of the count in bits
 TraceFunction: TypeAlias = Callable[[FrameType, str, Any], Any]
@@ -41,17 +43,22 @@ def fuzz(target: str, seconds: int, work: Path) -> bool:
 
 
 def minimise(target: str, work: Path) -> None:
-    """Keep of the old corpus and of what was found the shortest inputs that do anything not done before."""
-    run, known, kept = load(target), set[Feature](), []
-    for data in sorted({*corpus(target), *(path.read_bytes() for path in (work / target).iterdir())}, key=len):
+    """Keep of the old corpus and of what was found the shortest inputs that do anything not done before.
+
+    Files that somebody gave a name stay: they are there for what they once found, or mean.
+    """
+    run, known = load(target), set[Feature]()
+    named = [path for path in (CORPUS / target).iterdir() if not GENERATED.fullmatch(path.name)]
+    for path in named:
+        known |= features_of(run, path.read_bytes())
+    inputs = {*corpus(target), *(path.read_bytes() for path in (work / target).iterdir())}
+    for path in set((CORPUS / target).iterdir()) - set(named):
+        path.unlink()
+    for data in sorted((data for data in inputs if len(data) <= KEPT_LENGTH), key=len):
         features = features_of(run, data)
         if not features <= known:
             known |= features
-            kept.append(data)
-    shutil.rmtree(CORPUS / target)
-    (CORPUS / target).mkdir()
-    for data in kept:
-        (CORPUS / target / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
+            (CORPUS / target / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
 
 
 def features_of(run: Callable[[bytes], None], data: bytes) -> set[Feature]:

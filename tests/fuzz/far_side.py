@@ -9,7 +9,7 @@ from httpx_wireguard._wire.ipv6 import Ipv6FragmentHeader, Ipv6Header
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
 from httpx_wireguard._wire.udp import serialize_datagram
 from tests.fuzz.harness import Script
-from tests.fuzz.packets import FAR4, FAR6, OURS4, OURS6, admitted, ip_packet
+from tests.fuzz.packets import FAR4, FAR6, OURS4, OURS6, ip_packet
 from tests.watch import Watch, Watches, their_bytes
 
 ACK, PSH, FIN, SYN, RST = (int(flag) for flag in (Flags.ACK, Flags.PSH, Flags.FIN, Flags.SYN, Flags.RST))
@@ -46,9 +46,13 @@ class FarSide:
             )
         )
         made = make(script)
-        if script.byte() % 16 == 15:
-            made = [piece for packet in made for piece in fragments(script, packet)]
-        return [packet for each in made for packet in admitted(each)]
+        match script.byte() % 16:
+            case 14:
+                self.watches.distrust()
+                made = [damaged(script, packet) for packet in made]
+            case 15:
+                made = [piece for packet in made for piece in fragments(script, packet)]
+        return made
 
     # -- TCP
 
@@ -181,6 +185,12 @@ class FarSide:
             source, destination = packet[first : first + size], packet[first + size : first + 2 * size]
             packet = packet[:first] + destination + source + packet[first + 2 * size :]
         return [packet]
+
+
+def damaged(script: Script, packet: bytes) -> bytes:
+    """With another byte somewhere in its headers."""
+    at = script.byte() % max(len(packet), 1)
+    return packet[:at] + bytes([script.byte()]) + packet[at + 1 :]
 
 
 def _near(script: Script, place: int) -> int:

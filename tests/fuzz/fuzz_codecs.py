@@ -21,6 +21,10 @@ ADDRESSES = ((FAR4, OURS4), (FAR6, OURS6))
 
 
 def read_ipv4(data: bytes) -> None:
+    """With the header's checksum set right: a fuzzer would not guess it."""
+    length = 4 * (data[0] & 15) if data else 0
+    draft = data[:10] + b"\0\0" + data[12:]
+    data = draft[:10] + _plain_checksum(draft[:length]).to_bytes(2, "big") + draft[12:]
     header = Ipv4Header.parse(data)
     assert header.header_length <= header.total_length <= len(data)
     assert Ipv4Header.parse(header.serialize() + data[header.header_length :]) == header
@@ -53,6 +57,7 @@ def read_tcp(data: bytes) -> None:
 def read_udp(data: bytes) -> None:
     header = UdpHeader.parse(data)
     assert header.serialize() == data[:8]
+    assert 8 <= header.length <= len(data)
     for source, destination in ADDRESSES:
         datagram = serialize_datagram(source, destination, header.source_port, header.destination_port, data[8:])
         assert datagram_is_intact(source, destination, datagram)
@@ -61,7 +66,7 @@ def read_udp(data: bytes) -> None:
 
 
 def read_icmp(data: bytes) -> None:
-    """With the checksum set right over IPv4, or over IPv6: a fuzzer would not guess it."""
+    """With the checksum set right over IPv4, or over IPv6."""
     for source, destination, protocol in ((FAR4, OURS4, 1), (FAR6, OURS6, 58)):
         covered = pseudo_header_sum(source, destination, protocol, len(data)) if protocol == 58 else None
         draft = data[:2] + b"\0\0" + data[4:]

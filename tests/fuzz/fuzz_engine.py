@@ -1,7 +1,8 @@
 """Two engines with a live session; the far one is hostile, and seals what the script makes with the right keys.
 
-What reaches our IP host is then authentic. Datagrams that nobody sealed, or that were altered on the way, come as well.
-Between them the two also talk like honest ends do: a TCP connection, whose datagrams the script delivers or loses.
+Nothing may raise. What reaches our IP host is authentic, but datagrams that nobody sealed, or that were altered on the
+way, come as well. Between them the two also talk like honest ends do: a TCP connection, whose datagrams the script
+delivers or loses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Fragments of a few datagrams, in any order and shape, against the model; and what only looks like fragments."""
+"""Fragments of a few datagrams, in any order and shape, against the model; and what only looks like fragments.
+
+Nothing may raise, and no limit may be passed.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Handshake messages, cookies and transport messages from a hostile peer that has its key, and from strangers.
 
-A message is made right and then perhaps altered, so that the fuzzer gets behind every check that it could not pass by
-luck: mac1, the sealed static key and timestamp, mac2, the cookie's seal, the transport's tag.
+Nothing may raise. A message is made right and then perhaps altered, so that the fuzzer gets behind every check that it
+could not pass by luck: mac1, the sealed static key and timestamp, mac2, the cookie's seal, the transport's tag.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Victim:
         self.stamp = 0
         self.initiation: bytes = b""  # the last one that it sent
         self.sent: list[bytes] = []  # all of it, latest last
-        self.pending: dict[int, InitiatorHandshake] = {}
+        self.initiations: list[InitiatorHandshake | None] = []  # None: answered
         self.sessions: list[Session] = []
 
     def deliver(self, datagrams: bytes, segment_size: int, source: SocketAddress) -> None:
@@ -69,11 +69,12 @@ class Victim:
             self.initiation = datagram
         elif kind == 2:
             response = Response.parse(datagram)
-            handshake = self.pending.pop(response.receiver, None)
-            if handshake is not None:
-                handshake.read_response(response.noise)
-                session = Session(handshake.split(), response.receiver, response.sender, True, self.now)
-                self.sessions = [*self.sessions[-3:], session]
+            handshake = self.initiations[response.receiver]
+            assert handshake is not None, "an initiation that is answered twice"
+            self.initiations[response.receiver] = None
+            handshake.read_response(response.noise)
+            session = Session(handshake.split(), response.receiver, response.sender, True, self.now)
+            self.sessions = [*self.sessions[-3:], session]
         elif kind == 3:
             with contextlib.suppress(MalformedPacket):  # it may answer another message than our last one
                 self.stamper.receive_reply(CookieReply.parse(datagram), self.now)
@@ -88,9 +89,9 @@ class Victim:
             static, OURS.public, SECRETS[static.public], ephemeral, psk.reveal() if psk is not None else bytes(32)
         )
         self.stamp += script.signed()
-        index = script.byte()
+        index = len(self.initiations)
         noise = handshake.write_initiation(max(self.stamp, 0).to_bytes(12, "big"))
-        self.pending[index] = handshake
+        self.initiations.append(handshake)
         return self.stamper.stamp(Initiation(index, noise).serialize(), self.now)
 
     def respond(self, script: Script) -> bytes:

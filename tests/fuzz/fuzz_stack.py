@@ -10,7 +10,7 @@ from httpx_wireguard._errors import AddressInUse, MessageTooLong, WireGuardError
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
 from tests.fuzz.far_side import FarSide
 from tests.fuzz.harness import Script
-from tests.fuzz.packets import FAR4, FAR6, OURS4, OURS6, ip_packet
+from tests.fuzz.packets import FAR4, FAR6, OURS4, OURS6, admitted, ip_packet
 from tests.simnet import SeededEntropy
 from tests.watch import MAX_CALLS, Watch, WatchedStack
 
@@ -158,7 +158,7 @@ def run(data: bytes) -> None:
     while script:
         step = script.byte() % 16
         if step < 9:
-            waiting += host.far_side.packets(script)
+            waiting += [packet for made in host.far_side.packets(script) for packet in admitted(made)]
             if step < 7:  # else they arrive together with the next ones
                 host.receive(waiting)
                 waiting = []

@@ -1,4 +1,7 @@
-"""Bytes of TCP options against a parser that reads them the plain way, and a connection opened by a SYN with them."""
+"""Bytes of TCP options against a parser that reads them the plain way, and a connection opened by a SYN with them.
+
+Nothing may raise.
+"""
 
 from __future__ import annotations
 

@@ -205,21 +205,18 @@ def test_batches_of_any_sizes_arrive_whole(lengths: list[int]) -> None:
     assert take_datagrams(server.device) == []
 
 
-def inner_packets() -> st.SearchStrategy[bytes]:
-    """Few lengths, sources and beginnings, so that neighbours are often alike; some lie about their length."""
-    return st.builds(
-        lambda start, length, source, size, fill: (start + length.to_bytes(2, "big") + bytes(8) + source).ljust(
-            size, fill
-        ),
-        st.sampled_from([b"\x45\x00", b"\x45\x00", b"\x46\x00", b"\x60\x00", b"\x00\x00"]),
-        st.sampled_from([60, 60, 48, 19, 20, 64, 65535, 0]),
-        st.sampled_from([b"\x0a\0\0\1", b"\x0a\0\0\1", b"\x0a\0\0\2", b"\x0a\0\0\3"]),
-        st.sampled_from([60, 60, 60, 64, 80, 20, 16]),
-        st.sampled_from([b"\0", b"\x0a"]),
-    )
+# Few lengths, sources and beginnings, so that neighbours are often alike; some lie about their length.
+INNER = [
+    (start + length.to_bytes(2, "big") + bytes(8) + bytes([10, 0, 0, source])).ljust(size, b"\0")
+    for start in (b"\x45\x00", b"\x60\x00")
+    for length in (60, 48, 20)
+    for source in (1, 2)
+    for size in (60, 64)
+] + [b"", b"E", b"\x45\x00\x00\x13" + bytes(40), b"\x00" * 60, b"\x60\x00" + bytes(46)]
 
 
-@given(st.lists(inner_packets() | st.just(b""), max_size=12))
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(INNER), max_size=12))
 def test_a_batch_of_inner_packets_is_judged_like_each_of_them(plaintexts: list[bytes]) -> None:
     """The fast path compares with the last packet that was accepted; the reference looks at each."""
     _, _, server = two_hosts()
@@ -271,13 +268,16 @@ def test_stamps_rise_whatever_the_clock_does(readings: list[tuple[int, int]]) ->
         last = stamp
 
 
-@given(st.lists(st.tuples(st.sampled_from(["a", "192.0.2.1", "2001:db8::1"]), st.floats(0, 2)), max_size=60))
+hosts = st.sampled_from(["192.0.2.1", "192.0.2.1", "2001:db8::1"])
+
+
+@given(st.lists(st.tuples(hosts, st.sampled_from([0.0, 0.0, 0.0, 0.01, 0.06, 1.0])), max_size=60))
 def test_no_source_gets_more_than_its_tokens(asked: list[tuple[str, float]]) -> None:
     """TOKEN_BURST at once, then TOKENS_PER_SECOND; and nobody who waits long enough is refused."""
     buckets, now = TokenBuckets(), 0.0
     taken: dict[str, list[float]] = {}
     for host, pause in asked:
-        now += pause / 50
+        now += pause
         before = taken.setdefault(host, [])
         allowed = buckets.take((host, 1), now)
         most = min(

@@ -15,6 +15,8 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 import pytest
@@ -153,6 +155,17 @@ def test_each_query_has_a_socket_of_its_own_which_is_closed() -> None:
     assert all(sock.closed for sock in tunnel.udp_sockets)
 
 
+def _of_class(number: int, wire: bytes) -> bytes:
+    """The reply with its A record in another class than IN."""
+    changed = wire.replace(b"\xc0\x0c\0\1\0\1", b"\xc0\x0c\0\1" + number.to_bytes(2, "big"))
+    assert changed != wire
+    return changed
+
+
+def _strange(query: bytes) -> bytes:
+    return _of_class(30_002, DnsServer({"host.test": ["10.0.0.1"]}).answer(query) or b"")
+
+
 def _wrong_id(wire: bytes) -> bytes:
     return bytes([wire[0] ^ 1]) + wire[1:]
 
@@ -172,6 +185,7 @@ def _wrong_id(wire: bytes) -> bytes:
         pytest.param(lambda wire: (wire[:2] + b"garbage", SERVER), id="garbage with the right id"),
         pytest.param(lambda wire: (wire[:-3], SERVER), id="cut short without saying so"),
         pytest.param(lambda wire: (b"", SERVER), id="empty"),
+        pytest.param(lambda wire: (_of_class(30_000, wire), SERVER), id="a record of another class"),
         pytest.param(lambda wire: (wire, ("10.0.0.66", 53)), id="wrong source"),
         pytest.param(lambda wire: (wire, ("10.0.0.53", 54)), id="wrong source port"),
     ],
@@ -189,6 +203,17 @@ def test_a_reply_that_does_not_match_is_ignored(forged: Callable[[bytes], tuple[
     tunnel = tunnel_with(server, versions=[4])
     tunnel.udp[SERVER] = both
     assert tunnel.resolve("host.test") == ("10.0.0.1",)
+
+
+def test_a_record_of_another_class_leaves_nothing_behind_in_the_parser() -> None:
+    """dnspython keeps what it learns of a class and type for good, and what it learns of class ANY holds for IN too."""
+    server = DnsServer({"host.test": ["10.0.0.1"]})
+    tunnel = tunnel_with(server, versions=[4])
+    tunnel.udp[SERVER] = lambda data: [(_of_class(30_001, server.answer(data) or b""), SERVER)]
+    with pytest.raises(NameResolutionError, match="no answer"):
+        tunnel.resolve("host.test")
+    unknown = dns.rdataclass.from_text("CLASS30001")
+    assert dns.rdata.get_rdata_class(unknown, dns.rdatatype.A, use_generic=False) is None  # type: ignore[no-untyped-call]  # dnspython's
 
 
 def test_a_truncated_answer_is_asked_for_again_over_tcp() -> None:
@@ -573,6 +598,13 @@ def _say(*wires: bytes, then_close: bool = False) -> Callable[[MemorySocket], No
         pytest.param(_say(b"\0\x0c", bytes(12)), "for another question", id="another answer"),
         pytest.param(_say(b"\0\x0c", b"\xff" * 12), "malformed|another question", id="garbage"),
         pytest.param(_say(b"\xff\xff"), "its answer has 65535 bytes", id="huge"),
+        pytest.param(
+            answer_over_tcp(
+                lambda query: _of_class(30_002, DnsServer({"host.test": ["10.0.0.1"]}).answer(query) or b"")
+            ),
+            "a record of class 30002",
+            id="another class",
+        ),
         pytest.param(ConnectionRefused("refused"), "refused", id="refused"),
     ],
 )
