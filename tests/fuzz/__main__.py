@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import os
 import re
 import subprocess
@@ -88,6 +89,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "httpx-wireguard-fuzz"))
     parser.add_argument("--minimise", action="store_true", help="afterwards, rewrite the kept corpus")
     options = parser.parse_args()
+    logging.getLogger("httpx_wireguard").setLevel(logging.CRITICAL)  # no warning for each bad input
     findings = []
     for target in options.targets or TARGETS:
         if not fuzz(target, options.seconds, options.work):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 
 from httpx_wireguard._config import Config, _decode
@@ -10,8 +9,6 @@ from httpx_wireguard._errors import ConfigError
 
 KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 SECRET = re.compile(r"(?:PrivateKey|PresharedKey)\s*=\s*([A-Za-z0-9+/]{43}=)", re.IGNORECASE)
-
-logging.getLogger("httpx_wireguard.config").setLevel(logging.CRITICAL)
 
 
 def run(data: bytes) -> None:

@@ -7,7 +7,6 @@ delivers or loses.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 
 from httpx_wireguard._config import Config, PeerConfig
@@ -27,7 +26,6 @@ OURS, THEIRS = b"\1" * 32, b"\2" * 32
 ENDPOINTS = (("192.0.2.1", 51820), ("192.0.2.2", 51820))
 STRANGER = ("203.0.113.9", 999)
 MTU = 1420
-logging.getLogger("httpx_wireguard.engine").setLevel(logging.CRITICAL)
 CONFIGS = (
     Config(
         OURS,
