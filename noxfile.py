@@ -35,7 +35,7 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The offline suite. Arguments go to pytest."""
     install_wheel(session)
-    session.run("pytest", "-m", "not interop", *session.posargs)
+    session.run("pytest", "-m", "not interop", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session

@@ -9,8 +9,8 @@ import contextlib
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import TYPE_CHECKING
 
 from httpx_wireguard._drivers.base import BaseDriver, Waiter
 from httpx_wireguard._errors import TunnelClosed, WireGuardError
@@ -176,7 +176,7 @@ class LoopWaits:
                     return False
                 self.driver.check_usable()
                 waiter.arm()
-                await self._unlocked(waiter.sleep(timeout))
+                await self._unlocked(waiter.sleep, timeout)
                 self._ready_in_a_row = 0
             return True
         finally:
@@ -187,18 +187,19 @@ class LoopWaits:
         if running_library() == "trio":
             import trio
 
-            await self._unlocked(trio.lowlevel.checkpoint())
+            await self._unlocked(trio.lowlevel.checkpoint)
             return
         self._ready_in_a_row += 1
         if self._ready_in_a_row >= FAIR_SHARE:
             self._ready_in_a_row = 0
-            await self._unlocked(sleep(0))
+            await self._unlocked(sleep, 0)
 
-    async def _unlocked(self, sleeping: Any) -> None:
+    async def _unlocked(self, sleep: Callable[..., Awaitable[None]], *arguments: float | None) -> None:
+        """`await sleep(*arguments)`, made here: Python warns of a coroutine that an interrupt keeps from its `await`."""
         lock = self.lock
         lock.release()
         try:
-            await sleeping
+            await sleep(*arguments)
         finally:
             if self.lock is lock or self.driver.exiting:
                 self.lock.acquire()
