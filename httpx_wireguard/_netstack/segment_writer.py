@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 
 from httpx_wireguard._wire import PROTOCOL_TCP
 from httpx_wireguard._wire.checksum import checksum, ones_sum, pseudo_header_sum
 from httpx_wireguard._wire.ecn import NOT_ECT
 
 HOP_LIMIT = 64  # RFC 1700: the default time to live
-_FIXED = struct.Struct("!HHIIHHHH")  # RFC 9293 3.1 without options
+_FIXED_SIZE = 20  # bytes of a header without options, RFC 9293 3.1
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _DONT_FRAGMENT = 0x4000  # RFC 791 3.1
+
+
+@lru_cache
+def _headers(ip_size: int, options_size: int) -> struct.Struct:
+    """An IP header, ready, and a TCP header (RFC 9293 3.1) with its options."""
+    return struct.Struct(f"!{ip_size}sHHIIHHHH{options_size}s")
 
 
 class SegmentWriter:
@@ -47,29 +54,25 @@ class SegmentWriter:
             options: a multiple of four bytes.
             ecn: codepoint of the IP headers.
         """
-        local_port, remote_port = self._local_port, self._remote_port
-        pack, from_bytes = _FIXED.pack, int.from_bytes
-        header_length = _FIXED.size + len(options)
+        header_length = _FIXED_SIZE + len(options)
+        pack = _headers(20 if len(self._local) == 4 else 40, len(options)).pack
+        ports = (self._local_port, self._remote_port)
         word = header_length << 10 | flags
         acknowledgment &= 0xFFFFFFFF
         constant = self._constant_sum + acknowledgment + window + ones_sum(options) + header_length
         ip_key = ecn << 16 | header_length
         packets: list[bytes] = []
-        last = len(payloads) - 1
+        length, last = -1, len(payloads) - 1
         for index, payload in enumerate(payloads):
-            length = len(payload)
+            if len(payload) != length:
+                length = len(payload)
+                ip_header = self._ip_header(ip_key + length)
             if index == last:
                 word |= last_flags
             sequence &= 0xFFFFFFFF
-            value = from_bytes(payload, "big")
-            if length & 1:
-                value <<= 8  # RFC 9293 3.1: padded on the right with zeros
-            total = (value + constant + length + sequence + word) % 0xFFFF  # 2**16 is 1 modulo 0xFFFF
+            checksum = 0xFFFF - (ones_sum(payload) + constant + length + sequence + word) % 0xFFFF
             packets.append(
-                self._ip_header(ip_key + length)
-                + pack(local_port, remote_port, sequence, acknowledgment, word, window, 0xFFFF - total, 0)
-                + options
-                + payload
+                pack(ip_header, *ports, sequence, acknowledgment, word, window, checksum, 0, options) + payload
             )
             sequence += length
         return packets

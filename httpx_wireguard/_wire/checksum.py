@@ -6,7 +6,13 @@ that is zero only when every word is zero. Partial sums of pieces that each begi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+from struct import Struct
+
 from httpx_wireguard._wire import Buffer
+
+_number = int.from_bytes  # big-endian
 
 
 def ones_sum(data: Buffer) -> int:
@@ -14,10 +20,27 @@ def ones_sum(data: Buffer) -> int:
     # One's complement addition of 16-bit words wraps the carry around, which is arithmetic modulo 2**16 - 1. There
     # 2**16 is congruent to 1, so a whole buffer read as one big-endian number, w0 * 2**(16n) + ... + wn, is congruent
     # to w0 + ... + wn: one C-speed division replaces the loop.
-    number = int.from_bytes(data, "big")
     if len(data) & 1:
-        number <<= 8
-    return _fold(number)
+        number = _number(data) << 8
+    else:
+        # the sum of four parts takes a quarter of the division, and folding it once more an eighth
+        unpack, shift, mask = _quarters(len(data))
+        first, second, third, fourth = unpack(data)
+        number = _number(first) + _number(second) + _number(third) + _number(fourth)
+        number = (number >> shift) + (number & mask)
+    return number % 0xFFFF or (0xFFFF if number else 0)
+
+
+@lru_cache(maxsize=64)  # lengths may come from the application: bounded
+def _quarters(length: int) -> tuple[Callable[[Buffer], tuple[bytes, ...]], int, int]:
+    """Of an even length: cuts data into four parts of whole words; and where, in bits, their sum is cut in two.
+
+    That is a multiple of 16, so the halves' sum is congruent to it modulo 0xFFFF.
+    """
+    quarter = length // 8 * 2
+    rest = length - 3 * quarter
+    shift = rest // 4 * 16 + 16
+    return Struct(f"{quarter}s{quarter}s{quarter}s{rest}s").unpack, shift, (1 << shift) - 1
 
 
 def checksum(data: Buffer, initial: int = 0) -> int:
