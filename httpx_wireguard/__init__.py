@@ -33,13 +33,14 @@ from httpx_wireguard._errors import (
     TunnelError,
     WireGuardError,
 )
-from httpx_wireguard._tunnel import AsyncTunnel, PeerStats, Tunnel, TunnelStats
+from httpx_wireguard._tunnel import AsyncTunnel, Tunnel
 
 if TYPE_CHECKING:
     from httpx_wireguard._http.backend import AsyncWireGuardBackend, WireGuardBackend
     from httpx_wireguard._http.clients import AsyncClient, Client
     from httpx_wireguard._http.mounts import async_mounts_for, mounts_for
     from httpx_wireguard._http.transport import AsyncWireGuardTransport, WireGuardTransport
+    from httpx_wireguard._stats import PeerStats, TunnelStats
 
 __version__ = "0.1.0"
 
@@ -94,6 +95,8 @@ if not TYPE_CHECKING:  # a type checker sees the classes themselves, above
 
     def __getattr__(name: str) -> Any:
         """What needs httpx or httpcore is imported when it is first used; who uses httpx2 needs neither."""
+        if name in ("PeerStats", "TunnelStats"):  # likewise: no request needs them
+            return getattr(import_module(f"{__name__}._stats"), name)
         if name not in _HTTP_MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         httpx = import_module("httpx")  # it is httpx2 itself after `httpx2.alias_httpx()`

@@ -9,7 +9,6 @@ The format is wg(8) "CONFIGURATION FILE FORMAT" with the additions of wg-quick(8
 from __future__ import annotations
 
 import base64
-import difflib
 import hmac
 import logging
 import os
@@ -667,6 +666,8 @@ class _Parser:
             **{key: field.name for key, field in _FIELDS[kind].items()},
             **(_IGNORED if kind == "Interface" else {}),
         }
+        import difflib  # here: a name that is right needs no guess
+
         near = difflib.get_close_matches(name.lower(), known, n=1)
         hint = f"did you mean {known[near[0]]}? " if near else ""
         self._fail(f"unknown key; {hint}[{kind}] takes {_names(kind)}", number, name)

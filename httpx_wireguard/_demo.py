@@ -12,7 +12,8 @@ import httpx
 
 from httpx_wireguard._errors import WireGuardError
 from httpx_wireguard._http.transport import WireGuardTransport
-from httpx_wireguard._tunnel import PeerStats, Tunnel
+from httpx_wireguard._stats import PeerStats
+from httpx_wireguard._tunnel import Tunnel
 from httpx_wireguard.testing import HOST, WireGuardPeer, body_pieces
 
 SUMMARY = "Start both ends of a tunnel in this process and download through it; needs no server and no root."

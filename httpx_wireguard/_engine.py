@@ -7,7 +7,7 @@ it sends `datagrams_to_send`, arms its timer with `next_timeout` and wakes the s
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from httpx_wireguard._config import Config
 from httpx_wireguard._errors import (
@@ -22,15 +22,18 @@ from httpx_wireguard._errors import (
 )
 from httpx_wireguard._netstack.addresses import IpAddress, pack
 from httpx_wireguard._netstack.congestion import CONTROLS, DEFAULT_CONTROL
-from httpx_wireguard._netstack.listener import TcpListener
-from httpx_wireguard._netstack.ping import PingSocket
-from httpx_wireguard._netstack.stack import Socket, Stack
+from httpx_wireguard._netstack.stack import Stack
 from httpx_wireguard._netstack.tcp import TcpConnection
-from httpx_wireguard._netstack.udp import UdpSocket
 from httpx_wireguard._wire.ecn import NOT_ECT
 from httpx_wireguard._wireguard.device import DatagramRun, Device
 from httpx_wireguard._wireguard.entropy import Entropy
 from httpx_wireguard._wireguard.peer import Peer
+
+if TYPE_CHECKING:  # imported by the stack when first opened
+    from httpx_wireguard._netstack.listener import TcpListener
+    from httpx_wireguard._netstack.ping import PingSocket
+    from httpx_wireguard._netstack.stack import Socket
+    from httpx_wireguard._netstack.udp import UdpSocket
 
 __all__ = ["CONTROLS", "DEFAULT_CONTROL", "Engine", "readable_endpoint"]
 

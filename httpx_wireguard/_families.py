@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from importlib.util import find_spec
-from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar, cast
 
 from httpx_wireguard._config import Config
-from httpx_wireguard._tls import SupportsWrapBio
 from httpx_wireguard._tunnel import AsyncTunnel, Tunnel
+
+if TYPE_CHECKING:
+    from httpx_wireguard._tls import SupportsWrapBio
 
 Conf = str | os.PathLike[str] | Config
 DnsServers = Sequence[str] | Literal["system"] | None
@@ -141,7 +142,11 @@ def check_request(transport: str, request: object, request_class: type) -> None:
 
 def check_http2(http2: bool, family: str) -> None:
     """Refuse, as the family's own transports do, to speak HTTP/2 without the package for it."""
-    if http2 and find_spec("h2") is None:
+    if not http2:
+        return
+    from importlib.util import find_spec  # here: HTTP/1.1 needs no more of importlib than is loaded already
+
+    if find_spec("h2") is None:
         raise ImportError(
             "Using http2=True, but the 'h2' package is not installed. "
             f"Make sure to install {family} using `pip install {family}[http2]`."

@@ -6,13 +6,11 @@ loops can use one interface at the same time.
 
 from __future__ import annotations
 
-import base64
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from httpx_wireguard._config import Config, Endpoint
 from httpx_wireguard._connect import connect, resolve
@@ -23,58 +21,22 @@ from httpx_wireguard._drivers.udp import UdpSockets
 from httpx_wireguard._engine import CONTROLS, DEFAULT_CONTROL, Engine, readable_endpoint
 from httpx_wireguard._errors import EndpointError, NoRoute, OperationTimeout, WireGuardError
 from httpx_wireguard._netstack.tcp import TcpConnection
-from httpx_wireguard._netstack.udp import UdpSocket
 from httpx_wireguard._resolver import Resolver, local_family
-from httpx_wireguard._sockets import AsyncListener, AsyncUdpEndpoint
 from httpx_wireguard._streams import AsyncTcpStream, TcpOptions
 from httpx_wireguard._waiting import Driver
 from httpx_wireguard._wireguard.peer import Peer
+
+if TYPE_CHECKING:
+    from httpx_wireguard._netstack.udp import UdpSocket
+    from httpx_wireguard._sockets import AsyncListener, AsyncUdpEndpoint
+    from httpx_wireguard._stats import TunnelStats
 
 _log = logging.getLogger("httpx_wireguard.tunnel")
 
 DriverFactory = Callable[[Engine, UdpSockets, Callable[[Peer], None]], BaseDriver]
 
 
-@dataclass(frozen=True, slots=True)
-class PeerStats:
-    """One peer, as `wg show` would tell it.
-
-    Attributes:
-        public_key: base64.
-        endpoint: "host:port" where datagrams go now, or None.
-        handshake_age: seconds since the last completed handshake, or None.
-        received_bytes, sent_bytes: UDP payload of authentic messages.
-        initiations_sent, responses_received: handshake messages.
-        drops: what was dropped, by reason.
-    """
-
-    public_key: str
-    endpoint: str | None
-    handshake_age: float | None
-    received_bytes: int
-    sent_bytes: int
-    initiations_sent: int
-    responses_received: int
-    drops: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelStats:
-    """Counters of a tunnel.
-
-    Attributes:
-        peers: in the order of the configuration.
-        connections: TCP connections in any state but CLOSED.
-        drops: packets and datagrams thrown away, by reason.
-    """
-
-    peers: tuple[PeerStats, ...]
-    connections: int
-    drops: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelOptions:
+class TunnelOptions(NamedTuple):
     """What a tunnel is told beside its configuration."""
 
     udp_host: str | None = None
@@ -243,10 +205,14 @@ class Interface:
         return await connect(driver, self._resolver, host, port, deadline, open_tcp, version)
 
     async def listen_tcp(self, driver: Driver, port: int, backlog: int) -> AsyncListener:
+        from httpx_wireguard._sockets import AsyncListener  # here: HTTP needs no such sockets
+
         with driver.lock:
             return AsyncListener(driver, self.engine.listen_tcp(port, backlog))
 
     async def open_udp(self, driver: Driver, local_port: int, remote: tuple[str, int] | None) -> AsyncUdpEndpoint:
+        from httpx_wireguard._sockets import AsyncUdpEndpoint
+
         await self.endpoints_found(driver, None)
         with driver.lock:
             return AsyncUdpEndpoint(driver, self.engine, self.engine.open_udp(local_port, remote))
@@ -281,13 +247,11 @@ class Interface:
         return next(iter(self.driver.sockets)).port
 
     def stats(self) -> TunnelStats:
+        from httpx_wireguard._stats import stats_of  # here: a first request shall not wait for its dataclasses
+
         with self.driver.lock:
             engine, now = self.engine, self.driver.now()
-            return TunnelStats(
-                tuple(_peer_stats(peer, now) for peer in engine.device.peers),
-                engine.stack.connection_count,
-                dict(engine.stack.drops + engine.device.drops),
-            )
+            return stats_of(engine, now)
 
 
 class _Network:
@@ -324,16 +288,3 @@ def _apply(options: TcpOptions, connection: TcpConnection, now: float) -> None:
         # RFC 9293 MUST-28 and Linux' defaults: two hours, 75 s, nine probes
         idle, interval = options.keepalive_idle or 7200, options.keepalive_interval or 75
         connection.set_keepalive(idle, interval, options.keepalive_count or 9, now)
-
-
-def _peer_stats(peer: Peer, now: float) -> PeerStats:
-    return PeerStats(
-        public_key=base64.b64encode(peer.public_key).decode(),
-        endpoint=readable_endpoint(peer.endpoint) if peer.endpoint else None,
-        handshake_age=None if peer.last_handshake is None else now - peer.last_handshake,
-        received_bytes=peer.received_bytes,
-        sent_bytes=peer.sent_bytes,
-        initiations_sent=peer.initiations_sent,
-        responses_received=peer.responses_received,
-        drops={str(reason): count for reason, count in peer.drops.items()},
-    )

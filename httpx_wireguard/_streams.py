@@ -15,8 +15,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from httpx_wireguard._engine import CONTROLS
 from httpx_wireguard._errors import (
@@ -27,8 +26,10 @@ from httpx_wireguard._errors import (
     WireGuardError,
     renewed,
 )
-from httpx_wireguard._tls import Buffer, SupportsWrapBio, TlsSession
 from httpx_wireguard._waiting import AT_ONCE, Driver, Mutex, run
+
+if TYPE_CHECKING:
+    from httpx_wireguard._tls import Buffer, SupportsWrapBio
 
 logger = logging.getLogger("httpx_wireguard.streams")
 
@@ -60,8 +61,7 @@ class StreamSocket(Protocol):
     def __hash__(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionFacts:
+class ConnectionFacts(NamedTuple):
     """How a connection came about; `get_extra_info("wireguard")` of its stream.
 
     Attributes:
@@ -81,8 +81,7 @@ class ConnectionFacts:
     connect_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class TcpOptions:
+class TcpOptions(NamedTuple):
     """The socket options that mean something inside a tunnel; None leaves the stack's own value.
 
     Attributes:
@@ -359,6 +358,8 @@ class AsyncTlsStream(AsyncStream):
         self._lower = lower
         self._driver = driver
         self._name = lower._name
+        from httpx_wireguard._tls import TlsSession  # here: plain HTTP needs none
+
         self._session = TlsSession(ssl_context, server_hostname)
         self._session_lock = threading.Lock()
         self._receiving = Mutex(driver)

@@ -11,28 +11,23 @@ import warnings
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from httpx_wireguard._bridge import (
-    Bridges,
-    LoopBridges,
-    TunnelSocket,
-    local_address_of,
-    loop_bridges,
-    seconds_of,
-    thread_bridges,
-)
 from httpx_wireguard._config import Config
-from httpx_wireguard._drivers.loops import LoopDriver, LoopWaits, running_library
 from httpx_wireguard._drivers.sync import SyncDriver
 from httpx_wireguard._engine import DEFAULT_CONTROL
 from httpx_wireguard._errors import TunnelClosed, WireGuardError, renewed
-from httpx_wireguard._interface import DriverFactory, Interface, PeerStats, TunnelOptions, TunnelStats
-from httpx_wireguard._sockets import AsyncListener, AsyncUdpEndpoint, Listener, UdpEndpoint
+from httpx_wireguard._interface import DriverFactory, Interface, TunnelOptions
 from httpx_wireguard._streams import AsyncTcpStream, SyncStream, check_congestion_control
 from httpx_wireguard._waiting import Driver, run
 
-__all__ = ["AsyncTunnel", "PeerStats", "Tunnel", "TunnelStats"]
+if TYPE_CHECKING:
+    from httpx_wireguard._bridge import Bridges, LoopBridges
+    from httpx_wireguard._drivers.loops import LoopWaits
+    from httpx_wireguard._sockets import AsyncListener, AsyncUdpEndpoint, Listener, UdpEndpoint
+    from httpx_wireguard._stats import TunnelStats
+
+# Event loops, bridges, listeners and counters are imported where they are used: a client's first request needs none.
 
 _log = logging.getLogger("httpx_wireguard.tunnel")
 _running: weakref.WeakSet[_Lifecycle] = weakref.WeakSet()
@@ -98,6 +93,8 @@ class _Lifecycle:
 
     def stats(self) -> TunnelStats:
         """Counters as they stand now; zeros before the start."""
+        from httpx_wireguard._stats import TunnelStats
+
         interface = self._interface
         return TunnelStats((), 0, {}) if interface is None else interface.stats()
 
@@ -218,6 +215,8 @@ class Tunnel(_Lifecycle):
         Raises:
             OSError: as `connect_tcp`, or no descriptor is left.
         """
+        from httpx_wireguard._bridge import local_address_of, seconds_of, thread_bridges
+
         interface, driver = self._running()
         seconds, local = seconds_of(timeout), local_address_of(source_address)
         stream = run(interface.connect_tcp(driver, *address[:2], seconds, local, socket_options))
@@ -227,11 +226,15 @@ class Tunnel(_Lifecycle):
 
     def listen_tcp(self, port: int, backlog: int = 128) -> Listener:
         """Accept connections inside the tunnel on `port` of all the interface's addresses; 0 picks a free one."""
+        from httpx_wireguard._sockets import Listener
+
         interface, driver = self._running()
         return Listener(run(interface.listen_tcp(driver, port, backlog)))
 
     def open_udp(self, local_port: int = 0, remote: tuple[str, int] | None = None) -> UdpEndpoint:
         """A UDP socket inside the tunnel; with a `remote` (IP address, port) it sends there and hears nobody else."""
+        from httpx_wireguard._sockets import UdpEndpoint
+
         interface, driver = self._running()
         return UdpEndpoint(run(interface.open_udp(driver, local_port, remote)))
 
@@ -329,6 +332,8 @@ class AsyncTunnel(_Lifecycle):
 
     def _running(self) -> tuple[Interface, Driver]:
         """The interface, started if need be, and the driver to wait with."""
+        from httpx_wireguard._drivers.loops import LoopWaits
+
         if self._shared is not None:
             if self._closed is not None:
                 raise renewed(self._closed)
@@ -340,6 +345,8 @@ class AsyncTunnel(_Lifecycle):
         return interface, self._waits
 
     def _own_interface(self) -> Interface:
+        from httpx_wireguard._drivers.loops import LoopDriver
+
         interface = self._interface
         if interface is not None and self._closed is None:
             driver = interface.driver
@@ -374,6 +381,9 @@ class AsyncTunnel(_Lifecycle):
     ) -> socket.socket:
         """As `Tunnel.create_connection`, but the socket does not block, as `asyncio.open_connection(sock=…)`,
         `loop.create_connection(sock=…)` and `trio.socket.from_stdlib_socket` want it."""
+        from httpx_wireguard._bridge import TunnelSocket, local_address_of, seconds_of
+        from httpx_wireguard._drivers.loops import running_library
+
         interface, driver = self._running()
         seconds, local = seconds_of(timeout), local_address_of(source_address)
         stream = await interface.connect_tcp(driver, *address[:2], seconds, local, socket_options)
@@ -383,6 +393,9 @@ class AsyncTunnel(_Lifecycle):
         return sock
 
     def _own_bridges(self, interface: Interface) -> Bridges:
+        from httpx_wireguard._bridge import loop_bridges, thread_bridges
+        from httpx_wireguard._drivers.loops import LoopDriver
+
         driver = interface.driver
         if isinstance(driver, SyncDriver):
             return thread_bridges(driver)
@@ -419,6 +432,8 @@ class AsyncTunnel(_Lifecycle):
 
 def _loop_driver() -> DriverFactory:
     """The driver for the event loop that is running."""
+    from httpx_wireguard._drivers.loops import running_library
+
     if running_library() == "trio":
         from httpx_wireguard._drivers.trio import TrioDriver
 

@@ -30,6 +30,8 @@ def is_address(host: str) -> bool:
 
 def resolve(endpoint: Endpoint) -> list[tuple[Any, ...]]:
     """The UDP socket addresses of an endpoint: the one thing that is asked of the host's own network."""
+    if ":" not in endpoint.host and is_address(endpoint.host):
+        return [(endpoint.host, endpoint.port)]  # getaddrinfo says the same, and imports the IDNA codec first
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
     except OSError as error:

@@ -7,11 +7,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpcore2
 
-from httpx_wireguard._drivers import loops
 from httpx_wireguard._errors import WireGuardError
 from httpx_wireguard._families import (
     AsyncStreamLike,
@@ -24,8 +23,10 @@ from httpx_wireguard._families import (
     own_or_borrow,
     raise_as,
 )
-from httpx_wireguard._tls import SupportsWrapBio
 from httpx_wireguard._tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from httpx_wireguard._tls import SupportsWrapBio
 
 logger = logging.getLogger("httpx_wireguard.http")
 
@@ -223,7 +224,9 @@ class AsyncWireGuardBackend(httpcore2.AsyncNetworkBackend):
         _refuse_unix_socket(path)
 
     async def sleep(self, seconds: float) -> None:
-        await loops.sleep(seconds)
+        from httpx_wireguard._drivers.loops import sleep  # here: threads need nothing of event loops
+
+        await sleep(seconds)
 
 
 class AsyncWireGuardNetworkStream(httpcore2.AsyncNetworkStream):

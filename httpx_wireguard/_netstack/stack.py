@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from httpx_wireguard._deadlines import Deadlines
 from httpx_wireguard._errors import (
@@ -17,38 +17,26 @@ from httpx_wireguard._errors import (
 )
 from httpx_wireguard._netstack.addresses import IpAddress, fixed_headers, is_unicast, readable
 from httpx_wireguard._netstack.congestion import CONTROLS, DEFAULT_CONTROL
-from httpx_wireguard._netstack.fragments import FragmentReassembler
 from httpx_wireguard._netstack.limits import RECEIVE_FLOOR, SharedLimits
-from httpx_wireguard._netstack.listener import TcpListener
-from httpx_wireguard._netstack.ping import PingSocket
 from httpx_wireguard._netstack.receiver import ROUNDING, WINDOW_SCALE
-from httpx_wireguard._netstack.syn_cookies import SynCookies
 from httpx_wireguard._netstack.tcp import MINIMUM_MSS, State, TcpConnection
-from httpx_wireguard._netstack.udp import UdpSocket
 from httpx_wireguard._wire import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
 from httpx_wireguard._wire.checksum import pseudo_header_sum
-from httpx_wireguard._wire.icmp import (
-    ICMP4_HOST_UNREACHABLE,
-    ICMP4_NETWORK_UNREACHABLE,
-    ICMP4_PORT_UNREACHABLE,
-    ICMP4_PROTOCOL_UNREACHABLE,
-    ICMP4_UNREACHABLE,
-    ICMP6_ADDRESS_UNREACHABLE,
-    ICMP6_NO_ROUTE,
-    ICMP6_PORT_UNREACHABLE,
-    ICMP6_PROHIBITED,
-    ICMP6_UNREACHABLE,
-    IcmpMessage,
-    QuotedPacket,
-    echo_reply,
-    port_unreachable,
-)
 from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.ipv6 import IPV6_HEADER_LENGTH, MINIMUM_MTU, Ipv6Header, find_upper_layer
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
-from httpx_wireguard._wire.udp import UdpHeader, datagram_is_intact
 
-Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | PingSocket
+if TYPE_CHECKING:  # what HTTP does not need is imported when it is first opened, or first comes in
+    from httpx_wireguard._netstack.fragments import FragmentReassembler
+    from httpx_wireguard._netstack.listener import TcpListener
+    from httpx_wireguard._netstack.ping import PingSocket
+    from httpx_wireguard._netstack.syn_cookies import SynCookies
+    from httpx_wireguard._netstack.udp import UdpSocket
+    from httpx_wireguard._wire.icmp import IcmpMessage, QuotedPacket
+
+    Socket: TypeAlias = TcpConnection | TcpListener | UdpSocket | PingSocket
+
+
 Packets: TypeAlias = tuple[IpAddress, list[bytes]]  # where to, and the IP packets
 
 # Deviates from RFC 9293 3.4.1, whose clock ticks every 4 us, as Linux does (64 ns): a connection of less than 15 MB/s
@@ -62,18 +50,6 @@ REPLIES_PER_SECOND = 100  # resets, echo replies, ICMP errors; RFC 1812 4.3.2.8,
 TIME_WAIT_GAP = 65_537  # how far a connection that takes over one in TIME-WAIT begins above it; as Linux
 _TCP4_ADDRESSES = slice(12, 24)  # source, destination, ports: an IPv4 header without options
 _TCP6_ADDRESSES = slice(8, 44)
-_HARD = {
-    (4, ICMP4_PROTOCOL_UNREACHABLE): "protocol unreachable",
-    (4, ICMP4_PORT_UNREACHABLE): "port unreachable",
-    (6, ICMP6_PROHIBITED): "administratively prohibited",
-    (6, ICMP6_PORT_UNREACHABLE): "port unreachable",
-}
-_SOFT = {  # RFC 9293 MUST-56
-    (4, ICMP4_NETWORK_UNREACHABLE): "network unreachable",
-    (4, ICMP4_HOST_UNREACHABLE): "host unreachable",
-    (6, ICMP6_NO_ROUTE): "no route to destination",
-    (6, ICMP6_ADDRESS_UNREACHABLE): "address unreachable",
-}
 
 
 class Random(Protocol):
@@ -110,7 +86,8 @@ class Stack:
         self._entropy = entropy
         self._shared = SharedLimits(entropy)
         self._isn_key = entropy.random(32)
-        self._cookies = SynCookies(entropy.random(32))
+        self._cookie_secret = entropy.random(32)
+        self._cookies: SynCookies | None = None  # while nobody floods a listener
         self._connections_opened = 0
         self._connections: dict[bytes, TcpConnection] = {}  # by source, destination and ports as they arrive
         self._half_open: dict[TcpConnection, TcpListener] = {}
@@ -121,7 +98,7 @@ class Stack:
         self._woken: dict[Socket, None] = {}
         self._outbox: list[Packets] = []
         self._deadlines: Deadlines[TcpConnection] = Deadlines()
-        self._fragments = FragmentReassembler(self.drops)
+        self._reassembler: FragmentReassembler | None = None  # while no fragment came
         self._path_mtu: dict[IpAddress, tuple[int, float]] = {}  # bytes, and until when it is believed
         self._reply_window = 0.0
         self._replies = 0
@@ -148,6 +125,8 @@ class Stack:
 
     def listen_tcp(self, port: int, backlog: int = 128) -> TcpListener:
         """Accept connections on `port` of all our addresses (0: a free one)."""
+        from httpx_wireguard._netstack.listener import TcpListener
+
         port = self._claim(port, self._listeners, "TCP")
         listener = TcpListener(self, port, backlog)
         self._listeners[port] = listener
@@ -155,6 +134,8 @@ class Stack:
 
     def open_udp(self, local_port: int = 0, remote: tuple[IpAddress, int] | None = None) -> UdpSocket:
         """A UDP socket on `local_port` (0: a free one); with a `remote`, connected to it."""
+        from httpx_wireguard._netstack.udp import UdpSocket
+
         if remote is not None:
             self.source_for(remote[0])
         port = self._claim(local_port, self._udp, "UDP")
@@ -164,6 +145,8 @@ class Stack:
 
     def open_ping(self, remote: IpAddress) -> PingSocket:
         """An echo socket towards `remote`."""
+        from httpx_wireguard._netstack.ping import PingSocket
+
         self.source_for(remote)
         identifier = self._ephemeral_port(lambda port: port not in self._pings)
         socket = PingSocket(self, identifier, remote)
@@ -379,7 +362,9 @@ class Stack:
             return
         local, remote = (destination, header.destination_port), (source, header.source_port)
         kind = header.flags & (Flags.SYN | Flags.ACK)
-        syn = self._cookies.recall(_key(remote, local), header, now) if listener and kind == Flags.ACK else None
+        syn = None
+        if listener and kind == Flags.ACK and self._cookies is not None:
+            syn = self._cookies.recall(_key(remote, local), header, now)
         if listener is None or (kind & Flags.ACK and syn is None):
             self._refuse(header, source, destination, len(packet) - offset - header.header_length, now)
         elif not kind:
@@ -406,6 +391,10 @@ class Stack:
     def _answer_with_cookie(
         self, syn: TcpHeader, local: tuple[IpAddress, int], remote: tuple[IpAddress, int], now: float
     ) -> None:
+        if self._cookies is None:
+            from httpx_wireguard._netstack.syn_cookies import SynCookies
+
+            self._cookies = SynCookies(self._cookie_secret)
         key = _key(remote, local)
         clock = (int(now * 1000) + self._secrets(key)[1]) & 0xFFFFFFFF  # as the connection will have it
         window = min(RECEIVE_FLOOR - ROUNDING, self.socket_capacity)  # as the receiver begins with
@@ -463,6 +452,14 @@ class Stack:
         else:
             self.drop("unknown protocol")
 
+    @property
+    def _fragments(self) -> FragmentReassembler:
+        if self._reassembler is None:
+            from httpx_wireguard._netstack.fragments import FragmentReassembler
+
+            self._reassembler = FragmentReassembler(self.drops)
+        return self._reassembler
+
     def _is_for_us(self, source: IpAddress, destination: IpAddress) -> bool:
         """The strong host model (RFC 1122 3.3.4.2): to one of our addresses, from somebody else's."""
         if destination not in self.addresses:
@@ -474,6 +471,8 @@ class Stack:
         return True
 
     def _receive_udp(self, packet: bytes, source: IpAddress, destination: IpAddress, offset: int, now: float) -> None:
+        from httpx_wireguard._wire.udp import UdpHeader, datagram_is_intact
+
         header = UdpHeader.parse(packet, offset)
         datagram = packet[offset : offset + header.length]
         if not datagram_is_intact(source, destination, datagram):
@@ -483,11 +482,15 @@ class Stack:
         if socket is not None:
             socket.receive_datagram(source, header.source_port, datagram[8:])
         elif self._may_reply(now):
+            from httpx_wireguard._wire.icmp import port_unreachable
+
             self.send_icmp(source, port_unreachable(_version(source), packet), destination)
 
     # -- ICMP
 
     def _receive_icmp(self, packet: bytes, source: IpAddress, destination: IpAddress, offset: int, now: float) -> None:
+        from httpx_wireguard._wire.icmp import IcmpMessage, echo_reply
+
         version = _version(source)
         message = IcmpMessage.parse(packet[offset:], _icmp_sum(source, destination, len(packet) - offset))
         if message.is_echo_request(version):
@@ -501,15 +504,16 @@ class Stack:
             self._receive_icmp_error(message, source, version, now)
 
     def _receive_icmp_error(self, message: IcmpMessage, source: IpAddress, version: int, now: float) -> None:
+        from httpx_wireguard._wire.icmp import QuotedPacket
+
         quoted = QuotedPacket.parse(message.body, version)
         mtu = message.next_hop_mtu(version)
-        kind = ICMP4_UNREACHABLE if version == 4 else ICMP6_UNREACHABLE
+        unreachable = message.unreachable(version)
         if mtu is not None:
             self._on_packet_too_big(quoted, mtu, now)
-        elif message.type == kind:
-            number = (version, message.code)
-            text = _HARD.get(number) or _SOFT.get(number) or f"unreachable, code {message.code}"
-            self._on_unreachable(quoted, f"{text}, says {readable(source, 0)[0]}", number in _HARD)
+        elif unreachable is not None:
+            text, hard = unreachable
+            self._on_unreachable(quoted, f"{text}, says {readable(source, 0)[0]}", hard)
 
     def _on_unreachable(self, quoted: QuotedPacket, text: str, hard: bool) -> None:
         local, remote = (quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port)
@@ -589,14 +593,17 @@ class Stack:
     # -- timers and the end
 
     def next_timeout(self) -> float | None:
-        timers = (self._deadlines.next(), self._fragments.next_timeout())
+        if self._reassembler is None:
+            return self._deadlines.next()
+        timers = (self._deadlines.next(), self._reassembler.next_timeout())
         return min((timer for timer in timers if timer is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
         for connection in self._deadlines.take_due(now):
             connection.handle_timeout(now)
             self._deadlines.set(connection, connection.next_timeout())
-        self._fragments.handle_timeout(now)
+        if self._reassembler is not None:
+            self._reassembler.handle_timeout(now)
 
     def fail_opening(self, error_for: Callable[[IpAddress], WireGuardError | None]) -> None:
         """End the connections that wait for a SYN's answer and have an error by their remote address."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._records import record
 from httpx_wireguard._wire import (
     PROTOCOL_ICMP,
     PROTOCOL_ICMPV6,
@@ -60,12 +60,25 @@ _ICMP4_ERRORS = frozenset(
 )
 _FIRST_ICMP6_INFORMATIONAL = 128  # RFC 4443 2.1
 
+_HARD = {
+    (4, ICMP4_PROTOCOL_UNREACHABLE): "protocol unreachable",
+    (4, ICMP4_PORT_UNREACHABLE): "port unreachable",
+    (6, ICMP6_PROHIBITED): "administratively prohibited",
+    (6, ICMP6_PORT_UNREACHABLE): "port unreachable",
+}
+_SOFT = {  # RFC 9293 MUST-56
+    (4, ICMP4_NETWORK_UNREACHABLE): "network unreachable",
+    (4, ICMP4_HOST_UNREACHABLE): "host unreachable",
+    (6, ICMP6_NO_ROUTE): "no route to destination",
+    (6, ICMP6_ADDRESS_UNREACHABLE): "address unreachable",
+}
+
 # The offending packet is quoted as far as the whole error stays within what every host can receive.
 _ICMP4_QUOTE = 576 - IPV4_HEADER_LENGTH - ICMP_HEADER_LENGTH  # bytes; RFC 1812 4.3.2.3
 _ICMP6_QUOTE = MINIMUM_MTU - IPV6_HEADER_LENGTH - ICMP_HEADER_LENGTH  # bytes; RFC 4443 2.4 (c)
 
 
-@dataclass(slots=True)
+@record
 class IcmpMessage:
     """An ICMP or ICMPv6 message. Which of the two, and so what `type` means, the IP header says."""
 
@@ -122,6 +135,13 @@ class IcmpMessage:
 
     def is_echo_reply(self, version: int) -> bool:
         return self.type == (ICMP4_ECHO_REPLY if version == 4 else ICMP6_ECHO_REPLY)
+
+    def unreachable(self, version: int) -> tuple[str, bool] | None:
+        """When this is Destination Unreachable: why, and whether for good (RFC 1122 4.2.3.9); else None."""
+        if self.type != (ICMP4_UNREACHABLE if version == 4 else ICMP6_UNREACHABLE):
+            return None
+        number = (version, self.code)
+        return _HARD.get(number) or _SOFT.get(number) or f"unreachable, code {self.code}", number in _HARD
 
     def next_hop_mtu(self, version: int) -> int | None:
         """Bytes, when this is Fragmentation Needed or Packet Too Big; else None. 0 from routers before RFC 1191."""

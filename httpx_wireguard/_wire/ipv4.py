@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Self
 
 from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._records import record
 from httpx_wireguard._wire import Buffer
 from httpx_wireguard._wire.checksum import checksum
 
@@ -19,7 +20,7 @@ _MORE_FRAGMENTS = 0x2000
 _OFFSET_MASK = 0x1FFF  # in units of 8 bytes
 
 
-@dataclass(slots=True)
+@record
 class Ipv4Header:
     """IPv4 header (RFC 791 3.1)."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._records import record
 from httpx_wireguard._wire import (
     PROTOCOL_DESTINATION_OPTIONS,
     PROTOCOL_FRAGMENT,
@@ -34,7 +34,7 @@ MAX_EXTENSION_HEADERS = 8  # RFC 8200 4.1 recommends an order of at most 7
 MAX_OPTIONS = 16  # per header, padding included: the 8 of RFC 8504 5.3, each with one padding option
 
 
-@dataclass(slots=True)
+@record
 class Ipv6Header:
     """IPv6 header (RFC 8200 section 3): 40 bytes."""
 
@@ -76,7 +76,7 @@ class Ipv6Header:
         return _IPV6.pack(word, self.payload_length, self.next_header, self.hop_limit, self.source, self.destination)
 
 
-@dataclass(slots=True)
+@record
 class Ipv6FragmentHeader:
     """Fragment header (RFC 8200 4.5): 8 bytes."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntFlag
 from typing import Self
 
 from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._records import record
 from httpx_wireguard._wire import PROTOCOL_TCP, Buffer
 from httpx_wireguard._wire.checksum import transport_checksum
 
@@ -48,7 +49,7 @@ class Flags(IntFlag):
     CWR = 0x80
 
 
-@dataclass(slots=True)
+@record
 class TcpOptions:
     """The options we know. Whether an option may stand on this segment is for the connection to judge."""
 
@@ -124,7 +125,7 @@ class TcpOptions:
         return b"".join(parts)
 
 
-@dataclass(slots=True)
+@record
 class TcpHeader:
     """TCP header (RFC 9293 3.1)."""
 

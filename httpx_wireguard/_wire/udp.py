@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Self
 
 from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._records import record
 from httpx_wireguard._wire import PROTOCOL_UDP, Buffer
 from httpx_wireguard._wire.checksum import transport_checksum
 
@@ -14,7 +14,7 @@ _UDP = struct.Struct("!HHHH")
 UDP_HEADER_LENGTH = _UDP.size  # bytes
 
 
-@dataclass(slots=True)
+@record
 class UdpHeader:
     """UDP header (RFC 768): 8 bytes, all fields big-endian."""
 

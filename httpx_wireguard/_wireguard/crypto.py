@@ -10,13 +10,22 @@ import struct
 from hashlib import blake2s
 
 from cryptography.exceptions import InvalidTag as AuthenticationFailure
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from httpx_wireguard._errors import MalformedPacket
 from httpx_wireguard._wireguard.constants import MAC_SIZE
+
+# What `cryptography` publishes under these names comes from its compiled module, by way of thirty others that take
+# 10 ms to import: a quarter of what a first request waits for. Where there are no such names, the published ones serve.
+try:
+    from cryptography.hazmat.bindings._rust import openssl as _openssl
+
+    ChaCha20Poly1305 = _openssl.aead.ChaCha20Poly1305
+    _private_key, _public_key = _openssl.x25519.from_private_bytes, _openssl.x25519.from_public_bytes
+except (ImportError, AttributeError):
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    _private_key, _public_key = X25519PrivateKey.from_private_bytes, X25519PublicKey.from_public_bytes
 
 __all__ = [
     "Aead",
@@ -49,7 +58,7 @@ class PrivateKey:
 
     def __init__(self, raw: bytes) -> None:
         """Take 32 bytes; raises ValueError for another length."""
-        self._key = X25519PrivateKey.from_private_bytes(raw)
+        self._key = _private_key(raw)
         self.public: bytes = self._key.public_key().public_bytes_raw()
 
     def exchange(self, public: bytes) -> bytes:
@@ -59,7 +68,7 @@ class PrivateKey:
             MalformedPacket: `public` is one of the points of low order, so the secret would be zero (RFC 7748 6.1).
         """
         try:
-            return self._key.exchange(X25519PublicKey.from_public_bytes(public))
+            return self._key.exchange(_public_key(public))
         except ValueError:
             raise MalformedPacket("public key of low order") from None
 
@@ -117,6 +126,9 @@ def hchacha20(key: bytes, nonce: bytes) -> bytes:
     A ChaCha20 block is the state after the rounds plus the state before them; HChaCha20 is the first and last row
     after the rounds. So take a key stream block and subtract what those rows held before: constants and nonce.
     """
+    from cryptography.hazmat.primitives.ciphers import Cipher  # here: only cookies need it
+    from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+
     block = Cipher(ChaCha20(key, nonce), mode=None).encryptor().update(bytes(64))
     before = _CHACHA_CONSTANTS + _FOUR_WORDS.unpack(nonce)
     after = _EIGHT_WORDS.unpack(block)

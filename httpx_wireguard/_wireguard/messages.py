@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Self
 
 from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._records import record
 from httpx_wireguard._wireguard.constants import MAC_SIZE, TAG_SIZE
 
 INITIATION = 1
@@ -43,7 +43,7 @@ def message_type(datagram: bytes | memoryview) -> int:
     return int(kind)
 
 
-@dataclass(slots=True)
+@record
 class Initiation:
     """First message, initiator to responder."""
 
@@ -61,7 +61,7 @@ class Initiation:
         return _INITIATION.pack(INITIATION, self.sender, self.noise, self.mac1, self.mac2)
 
 
-@dataclass(slots=True)
+@record
 class Response:
     """Second message, responder to initiator."""
 
@@ -80,7 +80,7 @@ class Response:
         return _RESPONSE.pack(RESPONSE, self.sender, self.receiver, self.noise, self.mac1, self.mac2)
 
 
-@dataclass(slots=True)
+@record
 class CookieReply:
     """Answer of a host under load to a handshake message without a valid mac2."""
 

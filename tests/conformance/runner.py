@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import replace
 from inspect import signature
 from itertools import groupby
 
@@ -231,9 +230,7 @@ class Runner:
         """Without numbers the package's own."""
         options = TcpOptions(keepalive=True)
         if idle:
-            options = replace(
-                options, keepalive_idle=int(idle), keepalive_interval=int(interval), keepalive_count=int(count)
-            )
+            options = TcpOptions(True, True, int(idle), int(interval), int(count))
         _apply(options, self._connection, START + self._now)
 
     def _do_isn(self, number: str) -> None:

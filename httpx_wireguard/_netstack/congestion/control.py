@@ -6,8 +6,9 @@ sees bytes and seconds, never the contents of segments, and keeps no timers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Protocol
+
+from httpx_wireguard._records import record
 
 INITIAL_WINDOW_SEGMENTS = 10  # RFC 6928
 MINIMUM_SSTHRESH_SEGMENTS = 2  # RFC 5681 3.1 equation 4
@@ -15,7 +16,7 @@ LOSS_WINDOW_SEGMENTS = 1  # RFC 5681 3.1
 UNLIMITED = 1 << 30  # ssthresh: arbitrarily high at first, RFC 5681 3.1
 
 
-@dataclass(slots=True)
+@record
 class AckSample:
     """What one acknowledgment told. Sizes in bytes, times in seconds, sequence numbers unwrapped.
 

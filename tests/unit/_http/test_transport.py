@@ -212,7 +212,7 @@ def test_http2_without_its_package_is_httpxs_import_error(
     family: Family, tunnel: MemoryTunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(_families, "find_spec", lambda name: None if name == "h2" else find_spec(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "h2" else find_spec(name))
     for transport in (family.ours.WireGuardTransport, family.ours.AsyncWireGuardTransport):
         with pytest.raises(ImportError, match=rf"pip install {family}\[http2\]"):
             transport(tunnel, http2=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from hashlib import blake2s
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.bindings._rust import openssl
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from httpx_wireguard._errors import MalformedPacket
 from httpx_wireguard._wireguard import crypto
@@ -115,3 +119,20 @@ def test_private_key_does_not_show_itself() -> None:
     assert "secret" not in repr(key)
     assert b"secret".hex() not in repr(key)
     assert not hasattr(key, "__dict__")
+
+
+def test_the_primitives_are_those_that_cryptography_publishes() -> None:
+    assert crypto.Aead is ChaCha20Poly1305
+    assert isinstance(crypto.PrivateKey(bytes(range(32)))._key, X25519PrivateKey)
+
+
+def test_where_the_compiled_module_has_other_names_the_published_ones_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.delattr(openssl.x25519, "from_private_bytes")
+        spec = importlib.util.spec_from_file_location("crypto_again", crypto.__file__)
+        assert spec is not None and spec.loader is not None
+        again = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(again)
+    raw = bytes(range(32))
+    assert again._private_key == X25519PrivateKey.from_private_bytes
+    assert again.PrivateKey(raw).public == crypto.PrivateKey(raw).public
