@@ -181,12 +181,17 @@ class Receiver:
 
     # -- input
 
-    def on_in_order(self, payloads: list[bytes], length: int, now: float) -> None:
-        """Fast path: payloads that begin at RCV.NXT, lie in the window and leave no hole."""
+    def on_in_order(self, payloads: list[bytes], length: int, segment: int, now: float) -> None:
+        """Fast path: payloads that begin at RCV.NXT, lie in the window and leave no hole.
+
+        Args:
+            length: bytes of them all.
+            segment: bytes of the first segment.
+        """
         self._chunks.extend(payloads)
         self.next += length
         self.buffered += length
-        self._schedule_ack(length, len(payloads[0]), now)
+        self._schedule_ack(length, segment, now)
 
     def on_data(self, sequence: int, payload: bytes, now: float) -> bool:
         """Data anywhere in or around the window; returns whether the reader has something new."""

@@ -25,6 +25,7 @@ from httpx_wireguard._wire.checksum import pseudo_header_sum
 from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.ipv6 import IPV6_HEADER_LENGTH, MINIMUM_MTU, Ipv6Header, find_upper_layer
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
+from httpx_wireguard._wire.trains import Train
 
 if TYPE_CHECKING:  # what HTTP does not need is imported when it is first opened, or first comes in
     from httpx_wireguard._netstack.fragments import FragmentReassembler
@@ -299,8 +300,14 @@ class Stack:
     def receive_packets(self, packets: Sequence[bytes], now: float) -> None:
         """A batch of packets in order of arrival, each cut to its own length.
 
-        Fast path: neighbours of one TCP connection go to it in one call.
+        Fast path: neighbours of one TCP connection go to it in one call. A train is known to be that.
         """
+        if isinstance(packets, Train):
+            head = packets[0]
+            is_ipv4 = head[0] == 0x45
+            key, offset = (head[_TCP4_ADDRESSES], 20) if is_ipv4 else (head[_TCP6_ADDRESSES], IPV6_HEADER_LENGTH)
+            self._receive_tcp(key, packets, offset, now)
+            return
         run: list[bytes] = []
         run_key = b""
         offset = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from enum import Enum
+from operator import itemgetter
 from typing import Protocol
 
 from httpx_wireguard._errors import (
@@ -27,6 +28,7 @@ from httpx_wireguard._netstack.sequence import unwrap
 from httpx_wireguard._wire.ecn import CE, ECT_0, ecn_of
 from httpx_wireguard._wire.ipv6 import MINIMUM_MTU
 from httpx_wireguard._wire.tcp import Flags, TcpHeader
+from httpx_wireguard._wire.trains import SHORTEST_TRAIN, Train, train_length
 
 MSL = 30.0  # seconds; Deviates from RFC 9293 3.4.1 (2 minutes): Linux waits 60 s in TIME-WAIT
 SYN_RETRIES = 7  # R2 of a SYN: 1+2+4+…+64 s and the wait after, more than the 3 minutes of RFC 9293 MUST-23
@@ -46,6 +48,7 @@ _ECE, _CWR = int(Flags.ECE), int(Flags.CWR)
 # header prediction: the word with the ECN field, then, behind an IP header of that many bytes and the ports, 7 words of
 # TCP header: ACK with or without PSH, nothing but a timestamp option
 _FAST = {20: struct.Struct("!H22xIIHH4xII"), 40: struct.Struct("!H42xIIHH4xII")}
+_PAYLOAD = {offset: itemgetter(slice(offset + 32, None)) for offset in _FAST}
 _FAST_WORDS = frozenset({8 << 12 | _ACK, 8 << 12 | _ACK | _PSH})
 _TIMESTAMP_LAYOUT = 0x0101080A  # NOP, NOP, kind 8, length 10: RFC 7323 appendix A
 _TIMESTAMP = struct.Struct("!III")
@@ -397,7 +400,8 @@ class TcpConnection:
         """
         index, count = 0, len(packets)
         while index < count and not (index and self.state in _ENDED):
-            taken = self._receive_predicted(packets, index, offset, now) if self._predictable else 0
+            taken = self._receive_train(packets, index, offset, now) if self._predictable else 0
+            taken = taken or (self._receive_predicted(packets, index, offset, now) if self._predictable else 0)
             index += taken
             if taken:
                 continue
@@ -413,6 +417,31 @@ class TcpConnection:
         self._owner.touch(self)
         self._owner.wake(self)
         return index
+
+    def _receive_train(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
+        """Take the train that begins at `index`, if its first segment is as predicted; returns of how many it is."""
+        train = packets[index:] if index else packets
+        count = len(train) if isinstance(train, Train) else _train_ahead(train, offset)
+        if count < SHORTEST_TRAIN:
+            return 0
+        receiver, sender, first = self.receiver, self.sender, train[0]
+        start, sequence, acknowledgment, word, window, _, value = _FAST[offset].unpack_from(first)
+        size = len(first) - offset - 32
+        if (
+            sequence != receiver.next & 0xFFFFFFFF
+            or acknowledgment != sender.unacknowledged & 0xFFFFFFFF
+            or word not in _FAST_WORDS
+            or window != sender.window >> sender.scale
+            or (value - self._timestamp_echo) & 0x80000000
+            or count * size > receiver.room
+        ):
+            return 0
+        if receiver.next == receiver.last_acknowledgment:
+            self._timestamp_echo = value  # RFC 7323 4.3: only of what begins at Last.ACK.sent
+        mark = CE if offset == 20 else CE << 4
+        payload = b"".join(map(_PAYLOAD[offset], train if count == len(train) else train[:count]))
+        self._on_predicted([payload], size, size, first, offset, start & mark == mark, now)
+        return count
 
     def _receive_predicted(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
         """Take the segments from `index` on that are as predicted; returns how many they are."""
@@ -450,16 +479,24 @@ class TcpConnection:
                 echo, refresh = value, False  # RFC 7323 4.3: only of what begins at Last.ACK.sent
         if run:
             self._timestamp_echo = echo
-            self._last_received = now
-            if marked and receiver.ecn:
-                receiver.on_ecn(ce=True, cwr=False)
-            sender.confirm_window(receiver.next + length - len(run[-1]))
-            back = int.from_bytes(packets[index][offset + 28 : data_at], "big")
-            if back != receiver.last_echo and len(run[0]) >= receiver.full_segment:
-                receiver.last_echo = back
-                self._measure_echo(back, now)
-            receiver.on_in_order(run, length, now)
+            self._on_predicted(run, len(run[0]), len(run[-1]), packets[index], offset, marked, now)
         return len(run)
+
+    def _on_predicted(
+        self, payloads: list[bytes], first: int, last: int, packet: bytes, offset: int, marked: bool, now: float
+    ) -> None:
+        """What follows from predicted segments: `payloads`, the sizes of the first and of the last of them, the first
+        as a packet, and whether one was marked CE."""
+        receiver, length = self.receiver, sum(map(len, payloads))
+        self._last_received = now
+        if marked and receiver.ecn:
+            receiver.on_ecn(ce=True, cwr=False)
+        self.sender.confirm_window(receiver.next + length - last)
+        back = int.from_bytes(packet[offset + 28 : offset + 32], "big")
+        if back != receiver.last_echo and first >= receiver.full_segment:
+            receiver.last_echo = back
+            self._measure_echo(back, now)
+        receiver.on_in_order(payloads, length, first, now)
 
     def _measure_echo(self, echo: int, now: float) -> None:
         """RFC 7323 4.1, for the side that only acknowledges. A lie makes our window too large or too small for it."""
@@ -1031,3 +1068,11 @@ class TcpConnection:
         self._shared.send_free += self._send_charged
         self._send_charged = 0
         self._shared.leave_time_wait(self)
+
+
+def _train_ahead(packets: Sequence[bytes], offset: int) -> int:
+    """The `train_length` of packets that nobody has compared yet, if it is worth a try."""
+    if len(packets) < SHORTEST_TRAIN or offset not in _FAST:
+        return 0
+    first, other, option = packets[0], packets[SHORTEST_TRAIN - 1], slice(offset + 20, offset + 32)
+    return train_length(packets) if len(first) == len(other) and first[option] == other[option] else 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from httpx_wireguard._deadlines import Deadlines
 from httpx_wireguard._errors import MalformedPacket
 from httpx_wireguard._wire.ecn import NOT_ECT
+from httpx_wireguard._wire.trains import SHORTEST_TRAIN, Train, train_length
 from httpx_wireguard._wireguard.allowed_ips import AllowedIps
 from httpx_wireguard._wireguard.constants import KEY_SIZE, UNDER_LOAD_HANDSHAKES
 from httpx_wireguard._wireguard.cookies import CookieChecker, LoadMeter, TokenBuckets
@@ -92,40 +94,41 @@ class Device:
             return packets
         segment_size = segment_size if segment_size > 0 else len(data)
         while len(data):
-            consumed = self._receive_next(data, segment_size, source, ecn, now, packets)
+            accepted, consumed = self._receive_next(data, segment_size, source, ecn, now)
+            packets = packets + accepted if packets else accepted
             data = data[consumed:]
         return packets
 
     def _receive_next(
-        self, data: memoryview, segment_size: int, source: SocketAddress, ecn: int, now: float, packets: list[bytes]
-    ) -> int:
-        """Take the first datagram of `data`, and those behind it of the same session; return their bytes."""
+        self, data: memoryview, segment_size: int, source: SocketAddress, ecn: int, now: float
+    ) -> tuple[list[bytes], int]:
+        """Take the first datagram of `data`, and those behind it of the same session; return what was inside, and
+        their bytes."""
         datagram = data[:segment_size]
         try:
             kind = message_type(datagram)
             if kind != TRANSPORT:
                 self._receive_handshake_message(kind, bytes(datagram), source, now)
-                return len(datagram)
+                return [], len(datagram)
         except MalformedPacket:
             self.drops[Drop.MALFORMED] += 1
-            return len(datagram)
+            return [], len(datagram)
         _, index, _ = TRANSPORT_HEADER.unpack_from(datagram)
         owner = self._interface.sessions.get(index)
         if owner is None:
             self.drops[Drop.UNKNOWN_INDEX] += 1
-            return len(datagram)
+            return [], len(datagram)
         peer, session = owner
         if session.is_expired(now):
             peer.drop(Drop.SESSION_EXPIRED)
-            return len(datagram)
-        plaintexts, consumed = session.open_run(data, segment_size, peer.drop)
-        if plaintexts:
-            self._receive_opened(peer, session, plaintexts, source, now)
-            before = len(packets)
-            self._accept_packets(peer, plaintexts, packets)
+            return [], len(datagram)
+        packets, consumed = session.open_run(data, segment_size, peer.drop)
+        if packets:
+            self._receive_opened(peer, session, packets, source, now)
+            packets = self._accept_packets(peer, packets)
             if ecn:
-                packets[before:] = session.ecn.decapsulate(packets[before:], ecn, peer.drop)
-        return consumed
+                packets = session.ecn.decapsulate(packets, ecn, peer.drop)
+        return packets, consumed
 
     def _receive_opened(
         self, peer: Peer, session: Session, plaintexts: list[bytes], source: SocketAddress, now: float
@@ -134,30 +137,37 @@ class Device:
         peer.receive_opened(session, plaintexts, size, source, now)
         self._reschedule(peer)
 
-    def _accept_packets(self, peer: Peer, plaintexts: list[bytes], packets: list[bytes]) -> None:
-        """Append the packets that `_accept_packet` lets through. The fast path.
+    def _accept_packets(self, peer: Peer, plaintexts: list[bytes]) -> list[bytes]:
+        """The packets that `_accept_packet` lets through. The fast path: a train has one source."""
+        first, count = plaintexts[0], len(plaintexts)
+        alike = count >= SHORTEST_TRAIN and len(plaintexts[-1]) == len(first) and train_length(plaintexts) == count
+        packet = self._accept_packet(peer, first) if alike else None
+        if packet is None:
+            return self._accept_each(peer, plaintexts[1:] if alike else plaintexts)
+        return Train(plaintexts if packet is first else map(itemgetter(slice(len(packet))), plaintexts))
 
-        Most packets of a batch are as long, and from the same address, as the last one that was accepted whole:
-        comparing with that one is cheaper than looking.
-        """
+    def _accept_each(self, peer: Peer, plaintexts: list[bytes]) -> list[bytes]:
+        """Most packets of a batch are as long, and from the same address, as the last one that was accepted whole:
+        comparing with that one is cheaper than looking."""
+        packets: list[bytes] = []
         ipv4_start = ipv4_source = ipv6_start = b""
         length = -1
-        append = packets.append
         for plaintext in plaintexts:
             if len(plaintext) == length and (
                 (plaintext[12:16] == ipv4_source and plaintext[:4] == ipv4_start) or plaintext[:24] == ipv6_start
             ):
-                append(plaintext)
+                packets.append(plaintext)
                 continue
             packet = self._accept_packet(peer, plaintext)
             if packet is None:
                 continue
-            append(packet)
+            packets.append(packet)
             if packet is plaintext:
                 length = len(plaintext)
                 is_ipv4 = plaintext[0] >> 4 == 4
                 ipv4_start, ipv4_source = (plaintext[:4], plaintext[12:16]) if is_ipv4 else (b"", b"")
                 ipv6_start = b"" if is_ipv4 else plaintext[:24]  # version to source address: one flow has one
+        return packets
 
     def _accept_packet(self, peer: Peer, plaintext: bytes) -> bytes | None:
         """Return the packet without padding if it is IP and its source belongs to `peer` (paper 2)."""

@@ -18,12 +18,12 @@ class ReplayWindow:
         self._seen = bytearray(REPLAY_WINDOW)  # at counter % REPLAY_WINDOW
         self.next = 0  # one past the highest counter marked
 
-    def next_unchecked(self) -> int:
-        """Return the counter that a run in order goes on with and that needs no `is_fresh`; -1 near the limit.
+    def is_ahead(self, counter: int) -> bool:
+        """Return whether `counter`, and any that follow it in one batch, are fresh because nothing so high was marked.
 
-        A run has at most 2^16 messages (one UDP read), so it cannot cross the limit from farther away.
+        A batch has at most 2^16 messages (one UDP read), so it cannot cross the limit from farther away.
         """
-        return self.next if self.next < REJECT_AFTER_MESSAGES - 2**16 else -1
+        return self.next <= counter < REJECT_AFTER_MESSAGES - 2**16
 
     def is_fresh(self, counter: int) -> bool:
         """Return whether `counter` is inside the limits of a session, not too old, and not yet marked."""
@@ -38,10 +38,12 @@ class ReplayWindow:
             self.next = counter + 1
         self._seen[counter % REPLAY_WINDOW] = 1
 
-    def mark_through(self, end: int) -> None:
-        """Note every counter from `next` up to, not including, `end`."""
-        self._fill(self.next, end, b"\1")
-        self.next = max(end, self.next)
+    def mark_run(self, start: int, end: int) -> None:
+        """Note every counter from `start`, which `is_ahead`, up to, not including, `end`."""
+        if start < end:
+            self._forget(self.next, start)
+            self._fill(start, end, b"\1")
+            self.next = end
 
     def _forget(self, start: int, end: int) -> None:
         self._fill(start, end, b"\0")

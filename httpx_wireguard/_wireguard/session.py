@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
-from itertools import repeat
+from itertools import count, pairwise, repeat
 from struct import Struct
 
 from httpx_wireguard._wireguard.constants import (
@@ -29,9 +30,9 @@ OnDrop = Callable[[Drop], None]
 
 
 @lru_cache(maxsize=64)  # sizes come from the network: bounded
-def _segments(segment_size: int) -> Struct:
-    """Layout of one transport message of `segment_size` bytes: prefix, counter, sealed."""
-    return Struct(f"<8sQ{segment_size - TRANSPORT_HEADER_SIZE}s")
+def _messages(segment_size: int, count: int) -> Struct:
+    """Layout of transport messages of `segment_size` bytes, of each: prefix, counter, sealed."""
+    return Struct("<" + f"8sQ{segment_size - TRANSPORT_HEADER_SIZE}s" * count)
 
 
 class Session:
@@ -119,8 +120,8 @@ class Session:
     def open_run(self, data: memoryview, segment_size: int, on_drop: OnDrop) -> tuple[list[bytes], int]:
         """Open the transport messages at the start of `data` that are for this session. The fast path.
 
-        The counter is checked, then the message authenticated, then the counter marked. A run of consecutive
-        counters needs no lookup, and is marked at its end or where it breaks.
+        The counter is checked, then the message authenticated, then the counter marked. A run of consecutive counters
+        beyond all that came before needs no lookup, is opened in one go, and marked as far as it is authentic.
 
         Args:
             data: begins with a transport message for this session; every message but the last is `segment_size`.
@@ -128,35 +129,40 @@ class Session:
         Returns:
             The authentic plaintexts in order, padding included; and how many bytes of `data` were consumed.
         """
-        whole = len(data) - len(data) % segment_size
-        if whole <= segment_size:
+        total = len(data) // segment_size
+        if total < 2:
             return self.open(data[:segment_size], on_drop), min(len(data), segment_size)
-        decrypt, nonce, prefix, window = self._decrypt, _NONCE.pack, self._prefix, self._window
-        opened: list[bytes | None] = []  # None = dropped
-        append = opened.append
-        expected = window.next_unchecked()
-        for message_prefix, counter, sealed in _segments(segment_size).iter_unpack(data[:whole]):
-            if message_prefix != prefix:
-                break
-            if counter != expected:
-                window.mark_through(expected)
-                append(self._open_one(counter, sealed, on_drop))
-                expected = window.next_unchecked()
-                continue
-            try:
-                append(decrypt(nonce(counter), sealed, None))
-            except AuthenticationFailure:
-                on_drop(Drop.NOT_AUTHENTIC)
-                append(None)
-                continue
-            expected += 1
-        window.mark_through(expected)
-        consumed = len(opened) * segment_size
-        tail = data[whole:]
-        if consumed == whole and len(tail) >= KEEPALIVE_SIZE and tail[: _PREFIX.size] == prefix:
-            append(self._open_message(tail, on_drop))
+        fields = _messages(segment_size, total).unpack_from(data)
+        prefixes, counters, sealed = fields[::3], fields[1::3], fields[2::3]
+        prefix = self._prefix
+        mine = total
+        if prefixes.count(prefix) != total:
+            mine = next(index for index in range(total) if prefixes[index] != prefix)
+        opened: list[bytes] = []
+        for start, end in _runs(counters[:mine]):
+            while start < end:
+                start += self._open_ahead(counters[start], sealed[start:end], opened)
+                if start < end:  # late, forged, or near the end of the session
+                    opened += self._open_one(counters[start], sealed[start], on_drop)
+                    start += 1
+        consumed = mine * segment_size
+        tail = data[consumed:]
+        if mine == total and len(tail) >= KEEPALIVE_SIZE and tail[: _PREFIX.size] == prefix:
+            opened += self.open(tail, on_drop)
             consumed = len(data)
-        return [plaintext for plaintext in opened if plaintext is not None], consumed
+        return opened, consumed
+
+    def _open_ahead(self, first: int, sealed: Sequence[bytes], opened: list[bytes]) -> int:
+        """Open messages with the counters from `first` on, if they are ahead of the window and as long as they are
+        authentic; return how many."""
+        if not self._window.is_ahead(first):
+            return 0
+        before = len(opened)
+        with suppress(AuthenticationFailure):  # what was opened before it stays
+            opened.extend(map(self._decrypt, map(_NONCE.pack, count(first)), sealed, repeat(None)))
+        authentic = len(opened) - before
+        self._window.mark_run(first, first + authentic)
+        return authentic
 
     def open(self, message: memoryview, on_drop: OnDrop) -> list[bytes]:
         """Open one transport message for this session: the readable reference of `open_run`.
@@ -164,25 +170,30 @@ class Session:
         Returns:
             The plaintext, or nothing if it was replayed or is not authentic.
         """
-        plaintext = self._open_message(message, on_drop)
-        return [] if plaintext is None else [plaintext]
-
-    def _open_message(self, message: memoryview, on_drop: OnDrop) -> bytes | None:
         _, _, counter = TRANSPORT_HEADER.unpack_from(message)
         return self._open_one(counter, message[TRANSPORT_HEADER_SIZE:], on_drop)
 
-    def _open_one(self, counter: int, sealed: bytes | memoryview, on_drop: OnDrop) -> bytes | None:
+    def _open_one(self, counter: int, sealed: bytes | memoryview, on_drop: OnDrop) -> list[bytes]:
         """Check the counter, authenticate, and only then mark: a forged message may not move the window."""
         if not self._window.is_fresh(counter):
             on_drop(Drop.REPLAYED)
-            return None
+            return []
         try:
             plaintext = self._decrypt(_NONCE.pack(counter), sealed, None)
         except AuthenticationFailure:
             on_drop(Drop.NOT_AUTHENTIC)
-            return None
+            return []
         self._window.mark(counter)
-        return plaintext
+        return [plaintext]
+
+
+def _runs(counters: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Where consecutive counters begin and end."""
+    total = len(counters)
+    if counters == tuple(range(counters[0], counters[0] + total)):
+        return [(0, total)]
+    breaks = [index for index in range(1, total) if counters[index] != counters[index - 1] + 1]
+    return pairwise([0, *breaks, total])
 
 
 def _pad(packet: bytes, mtu: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hypothesis import HealthCheck, assume, given, settings
@@ -21,6 +22,7 @@ from httpx_wireguard._wire.ecn import CE, ECT_0, ECT_1, NOT_ECT, ecn_of
 from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.ipv6 import Ipv6Header
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
+from httpx_wireguard._wire.trains import Train, train_length
 from tests.simnet import Link, Network, SeededEntropy
 from tests.tcp_net import PACKED, StackHost
 
@@ -190,8 +192,7 @@ def connection(state: str, *, ecn: bool = False) -> TcpConnection:
     return made
 
 
-segments = st.builds(
-    lambda step, size, codepoint, flags, window, clock, ack: (step, size, codepoint, flags, window, clock, ack),
+segments = st.tuples(
     st.sampled_from([0] * 6 + [-40, 40, 5000]),  # how far from where the last one ended
     st.sampled_from([0, 1, 2, 60, 60, 60, 700, 3000]),
     st.sampled_from([ECT_0] * 5 + [CE] * 2 + [NOT_ECT, ECT_1]),
@@ -203,6 +204,7 @@ segments = st.builds(
     st.sampled_from([5000] * 6 + [0, 4000]),
     st.sampled_from([0, 0, 1, 1, -2000]),
     st.sampled_from([-40] * 6 + [-49, -39, 100]),
+    st.sampled_from([1, 1, 2, 5, 9, 60]),  # how many of them, one behind the other
 )
 
 
@@ -232,32 +234,48 @@ def observed(subject: TcpConnection) -> tuple[object, ...]:
     )
 
 
-@settings(max_examples=400)
+def ip_header(version: int, codepoint: int, length: int) -> bytes:
+    if version == 4:
+        return Ipv4Header(SERVER, CLIENT, PROTOCOL_TCP, 20 + length, traffic_class=codepoint).serialize()
+    return Ipv6Header(SERVER6, CLIENT6, PROTOCOL_TCP, length, traffic_class=codepoint).serialize()
+
+
+@settings(max_examples=600)
 @given(
     st.lists(segments, min_size=1, max_size=12),
     st.sampled_from(["open", "half closed", "orphan", "retransmitting"]),
     st.booleans(),
     st.booleans(),
-    st.sampled_from([bytes([0x45]), bytes([0x60])]),
+    st.sampled_from([4, 6]),
+    st.booleans(),
 )
 def test_the_fast_path_equals_the_slow_path(
-    batch: list[tuple[int, int, int, Flags, int, int, int]], state: str, quick_acks: bool, ecn: bool, version: bytes
+    batch: list[tuple[int, int, int, Flags, int, int, int, int]],
+    state: str,
+    quick_acks: bool,
+    ecn: bool,
+    version: int,
+    ends: bool,
 ) -> None:
+    """Segments one by one, and those that make a train, in a batch of any kind."""
     sequence, clock = 2**32 - 100, 1000
-    ip, shift = (bytes(18), 0) if version == bytes([0x45]) else (bytes(38), 4)
     built: list[tuple[bytes, TcpHeader, bytes]] = []
-    for number, (step, size, codepoint, flags, window, tick, ack) in enumerate(batch):
+    for step, size, codepoint, flags, window, tick, ack, count in batch:
         sequence, clock = sequence + step, clock + tick
-        header = TcpHeader(80, 40000, sequence % 2**32, (2**32 + ack) % 2**32, int(flags), window)
-        header.options.timestamp_value = clock % 2**32
-        built.append((version + bytes([codepoint << shift]) + ip, header, bytes([number + 1]) * size))
-        sequence += size
+        for last in (*(count - 1) * (False,), True):
+            bits = int(flags | Flags.PSH) if last and ends else int(flags)
+            header = TcpHeader(80, 40000, sequence % 2**32, (2**32 + ack) % 2**32, bits, window)
+            header.options.timestamp_value = clock % 2**32
+            built.append((ip_header(version, codepoint, 32 + size), header, bytes([len(built) % 256]) * size))
+            sequence += size
     fast, slow_ = connection(state, ecn=ecn), connection(state, ecn=ecn)
     for each in (fast, slow_):
-        each.receiver.quick_acks = 100 if quick_acks else 0
-    packets = [start + header.serialize() + payload for start, header, payload in built]
+        each.receiver.quick_acks = 10_000 if quick_acks else 0
+    packets: Sequence[bytes] = [start + header.serialize() + payload for start, header, payload in built]
+    if train_length(packets) == len(packets):
+        packets = Train(packets)
     while packets:  # what the end of a connection leaves of a batch is for whoever comes next
-        packets = packets[fast.receive_packets(packets, 2 + len(ip), 9.5) :]
+        packets = packets[fast.receive_packets(packets, 20 if version == 4 else 40, 9.5) :]
     for start, header, payload in built:
         slow_.receive_segment(header, payload, 9.5, ce=ecn_of(start) == CE)
     assert observed(fast) == observed(slow_)

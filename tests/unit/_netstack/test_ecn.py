@@ -15,6 +15,7 @@ from httpx_wireguard._wire.ecn import CE, ECT_0, ECT_1, NOT_ECT, ecn_of
 from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.ipv6 import Ipv6Header
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
+from httpx_wireguard._wire.trains import train_length
 from tests.senders import Unpaced
 
 SYN, ACK, FIN, PSH, ECE, CWR = Flags.SYN, Flags.ACK, Flags.FIN, Flags.PSH, Flags.ECE, Flags.CWR
@@ -348,6 +349,17 @@ def test_one_marked_segment_of_a_batch_is_reported() -> None:
     """On the fast path."""
     peer = opened()
     batch = [peer.packet(5001 + at, 1001, bytes(10), ACK, CE if at == 20 else ECT_0) for at in range(0, 60, 10)]
+    peer.give(*batch, now=0.1)
+    assert peer.connection.receiver.next == 5061
+    assert peer.one(0.1).flags == ACK | ECE
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_marked_train_is_reported(version: int) -> None:
+    """All of it is marked, for its headers are alike."""
+    peer = opened(version=version)
+    batch = [peer.packet(5001 + at, 1001, bytes(10), ACK, CE) for at in range(0, 60, 10)]
+    assert train_length(batch) == 6
     peer.give(*batch, now=0.1)
     assert peer.connection.receiver.next == 5061
     assert peer.one(0.1).flags == ACK | ECE

@@ -67,7 +67,7 @@ def test_data_in_order_is_read_at_once() -> None:
 
 def test_the_reader_takes_no_more_than_it_asked_for() -> None:
     receiver = receiver_at()
-    receiver.on_in_order([b"abc", b"defg"], 7, 1.0)
+    receiver.on_in_order([b"abc", b"defg"], 7, 3, 1.0)
     assert receiver.take(2, 1.0) == b"ab"
     assert receiver.take(3, 1.0) == b"cde"
     assert receiver.take(9, 1.0) == b"fg"
@@ -566,9 +566,9 @@ def test_every_second_full_segment_is_acknowledged_at_once() -> None:
 def test_segments_that_timestamps_made_smaller_count_as_full() -> None:
     """RFC 9293 MUST-58: full-sized is what the far side sends, not what we offered (RFC 6691)."""
     receiver = receiver_at()
-    receiver.on_in_order([bytes(MSS - 12)], MSS - 12, 1.0)
+    receiver.on_in_order([bytes(MSS - 12)], MSS - 12, MSS - 12, 1.0)
     assert not receiver.ack_now
-    receiver.on_in_order([bytes(MSS - 12)], MSS - 12, 1.0)
+    receiver.on_in_order([bytes(MSS - 12)], MSS - 12, MSS - 12, 1.0)
     assert receiver.ack_now
 
 

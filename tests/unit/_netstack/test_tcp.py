@@ -33,7 +33,10 @@ from httpx_wireguard._netstack.limits import (
 )
 from httpx_wireguard._netstack.sender import INITIAL_SEND_BUFFER
 from httpx_wireguard._netstack.tcp import MINIMUM_MSS, MSL, SEND_FLOOR, WRITE_LOW_WATER, State, TcpConnection
+from httpx_wireguard._wire import PROTOCOL_TCP
+from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
+from httpx_wireguard._wire.trains import train_length
 from tests.simnet import SeededEntropy
 
 SYN, ACK, FIN, RST, PSH, URG = Flags.SYN, Flags.ACK, Flags.FIN, Flags.RST, Flags.PSH, Flags.URG
@@ -1834,6 +1837,30 @@ def test_a_batch_echoes_its_first_timestamp() -> None:
     batch = [packet(5001, b"abc", timestamp=71_000), packet(5004, b"def", timestamp=72_000)]
     peer.connection.receive_packets(batch, 20, 0.1)
     assert peer.one(0.1).options.timestamp_echo == 71_000
+
+
+def train(sequence: int, count: int, *, timestamp: int = 70_000) -> list[bytes]:
+    addresses = THEIRS[0], OURS[0]
+    segments = [packet(sequence + 300 * index, bytes(300), timestamp=timestamp)[20:] for index in range(count)]
+    headers = [Ipv4Header(*addresses, PROTOCOL_TCP, 20 + len(segment)).serialize() for segment in segments]
+    return [header + segment for header, segment in zip(headers, segments, strict=True)]
+
+
+def test_a_train_with_an_old_timestamp_is_dropped() -> None:
+    """RFC 7323 5.3."""
+    peer = established()
+    batch = train(5001, 5, timestamp=1)
+    assert train_length(batch) == 5
+    peer.connection.receive_packets(batch, 20, 0.1)
+    assert peer.connection.receiver.buffered == 0
+
+
+def test_one_train_after_the_other_is_taken_from_a_batch() -> None:
+    peer = established()
+    batch = [*train(5001, 5), *train(6501, 4, timestamp=70_001), packet(7701, b"end")]
+    peer.connection.receive_packets(batch, 20, 0.1)
+    assert peer.connection.receive(9999, 0.1) == bytes(9 * 300) + b"end"
+    assert peer.one(0.1).options.timestamp_echo == 70_000
 
 
 # -- user timeout, RFC 5482

@@ -1,0 +1,95 @@
+"""Trains: data segments of one TCP stream that one large send was cut into, as segmentation offload does it.
+
+They differ in so little that a whole batch of them is compared at once: its headers, side by side, are one long
+integer, and that shifted by one header is what each has to equal. (Linux' GRO asks the same of two packets.)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from operator import itemgetter
+from typing import NamedTuple
+
+from httpx_wireguard._wire import PROTOCOL_TCP
+
+SHORTEST_TRAIN = 4  # packets; ours: fewer are sooner looked at one by one
+
+_ANY = b"\x00"
+_SAME = b"\xff"
+_BUT_PSH = b"\xf7"
+_TCP_HEAD = b"\x80"  # in one byte: 8 words of header, which a timestamp fills up
+_TIMESTAMP = b"\x01\x01\x08\x0a"  # NOP, NOP, kind 8, length 10: RFC 7323 appendix A
+# ports, sequence number, acknowledgment, header length, flags, window, checksum, urgent pointer, timestamp option
+_TCP_MASK = 4 * _SAME + 4 * _ANY + 5 * _SAME + _BUT_PSH + 2 * _SAME + 2 * _ANY + 14 * _SAME
+
+
+class _Layout(NamedTuple):
+    """IP header without options or extensions, and the TCP header that is understood here."""
+
+    size: int  # bytes of both headers
+    mask: bytes  # what has to be the same
+    head: Callable[[bytes], bytes]
+
+
+# version to length, identification, fragment to protocol, checksum, addresses
+_IPV4 = _Layout(52, 4 * _SAME + 2 * _ANY + 4 * _SAME + 2 * _ANY + 8 * _SAME + _TCP_MASK, itemgetter(slice(52)))
+_IPV6 = _Layout(72, 40 * _SAME + _TCP_MASK, itemgetter(slice(72)))
+
+
+class Train(list[bytes]):
+    """IP packets, cut to their own length, of which `train_length` says that they are one train."""
+
+    __slots__ = ()
+
+
+def train_length(packets: Sequence[bytes]) -> int:
+    """How many of the packets, from the first one on, are one train; 0 when the first cannot be in one.
+
+    Each continues the stream where the one before it ends. They are of one size; their headers differ in the
+    sequence number, PSH, the checksums and the IPv4 identification, and have no option but a timestamp.
+    """
+    layout, payload = _layout_of(packets[0])
+    count, size = len(packets), layout.size
+    if payload <= 0:
+        return 0
+    heads = b"".join(map(layout.head, packets))
+    if len(heads) != count * size:
+        return 0  # some are too short
+    rows, bits = int.from_bytes(heads, "big"), 8 * size
+    different = (rows ^ rows >> bits) & _mask(layout, count)
+    if different:
+        count -= 1 + (different.bit_length() - 1) // bits
+    sequences = _sequences(size, count).unpack_from(heads)
+    expected = range(sequences[0], sequences[0] + count * payload, payload)
+    if sequences != tuple(expected):  # in the one batch of 4 GiB in which the numbers begin again at 0, too
+        count = next(index for index in range(count) if sequences[index] != expected[index])
+    return count
+
+
+def _layout_of(packet: bytes) -> tuple[_Layout, int]:
+    """How the packet's headers lie, and how much data is behind them; 0 if they are not of that kind."""
+    layout, payload = _IPV4, 0
+    if len(packet) > _IPV4.size and packet[0] == 0x45:
+        if packet[9] == PROTOCOL_TCP and not (packet[6] & 0x3F or packet[7]):  # no fragment: RFC 791 3.1
+            payload = int.from_bytes(packet[2:4], "big") - layout.size
+    elif len(packet) > _IPV6.size and packet[0] >> 4 == 6 and packet[6] == PROTOCOL_TCP:
+        layout = _IPV6
+        payload = 40 + int.from_bytes(packet[4:6], "big") - layout.size
+    at = layout.size - 32
+    if packet[at + 12 : at + 13] != _TCP_HEAD or packet[at + 20 : at + 24] != _TIMESTAMP:
+        payload = 0
+    return layout, payload
+
+
+@lru_cache(maxsize=64)  # how many come at once is up to the network: bounded
+def _mask(layout: _Layout, count: int) -> int:
+    """For all rows but the first, which has none before it."""
+    return int.from_bytes(layout.mask * (count - 1), "big")
+
+
+@lru_cache(maxsize=64)
+def _sequences(size: int, count: int) -> struct.Struct:
+    """The sequence number of each header."""
+    return struct.Struct("!" + f"{size - 28}xI24x" * count)
