@@ -195,7 +195,7 @@ class LoopWaits:
             await self._unlocked(sleep, 0)
 
     async def _unlocked(self, sleep: Callable[..., Awaitable[None]], *arguments: float | None) -> None:
-        """`await sleep(*arguments)`, made here: Python warns of a coroutine that an interrupt keeps from its `await`."""
+        """`await sleep(*arguments)`, made here: Python warns of a coroutine that an interrupt keeps from `await`."""
         lock = self.lock
         lock.release()
         try:
