@@ -542,6 +542,11 @@ class Stack:
 
     # -- output
 
+    @property
+    def output_due(self) -> bool:
+        """Whether `packets_to_send` has anything to do."""
+        return bool(self._touched or self._outbox)
+
     def packets_to_send(self, now: float) -> list[Packets]:
         """Everything due, in runs towards one address each."""
         out, self._outbox = self._outbox, []
