@@ -147,6 +147,8 @@ class LoopWaits:
     Any number of loops, in any threads, may use one of these over a driver that has a thread of its own.
     """
 
+    takes_turns = True
+
     def __init__(self, driver: BaseDriver) -> None:
         self.driver = driver
         self.now = driver.now

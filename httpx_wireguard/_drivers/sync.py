@@ -149,6 +149,8 @@ class SyncDriver(BaseDriver):
         bridges: what else there is to serve; set once, with the lock held.
     """
 
+    takes_turns = False
+
     def __init__(self, engine: Engine, sockets: UdpSockets, on_unanswered: Callable[[Peer], None]) -> None:
         super().__init__(engine, sockets, on_unanswered)
         self._driver: object | None = None  # who receives: a waiter, or this driver itself for its thread

@@ -594,8 +594,10 @@ class Stack:
     # -- timers and the end
 
     def next_timeout(self) -> float | None:
-        timers = (self._deadlines.next(), self._fragments.next_timeout())
-        return min((timer for timer in timers if timer is not None), default=None)
+        connections, fragments = self._deadlines.next(), self._fragments.next_timeout()
+        if connections is None or fragments is None:
+            return fragments if connections is None else connections
+        return min(connections, fragments)
 
     def handle_timeout(self, now: float) -> None:
         for connection in self._deadlines.take_due(now):
