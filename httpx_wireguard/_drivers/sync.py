@@ -68,24 +68,48 @@ class _Waiter:
             self._gate.acquire(blocking=False)
 
 
-class _WakeUp:
-    """Ends a poll from another thread."""
+class _Sleeper:
+    """Sleeps until a descriptor is ready, or another thread wakes it up."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
+        self._woken = False
+        self._poller: Any = None
+        self._watched: Sequence[Any] | None = None  # what the poller knows beside us
 
-    def fileno(self) -> int:
-        return self._reader.fileno()
-
-    def set(self) -> None:
+    def wake(self) -> None:
+        """End the sleep, or the next one if none is under way."""
         with contextlib.suppress(OSError):  # full: it is awake already
             self._writer.send(b"\0")
 
+    def sleep(self, readers: Sequence[Any], writers: Sequence[Any], timeout: float | None) -> None:
+        """Until one of them is ready or broken, we are woken, or `timeout` seconds passed."""
+        with contextlib.suppress(ValueError, OSError):  # closed under our feet: the caller looks and sees
+            if writers or not hasattr(select, "poll"):
+                ready, _, _ = select.select([self._reader, *readers], writers, [], timeout)
+                self._woken = self._reader in ready
+                return
+            if readers != self._watched:
+                self._watch(readers)
+            limit = None if timeout is None else math.ceil(min(timeout, LONGEST_POLL) * 1000)
+            reader = self._reader.fileno()
+            self._woken = any(descriptor == reader for descriptor, _ in self._poller.poll(limit))
+
+    def _watch(self, readers: Sequence[Any]) -> None:
+        self._watched = None
+        self._poller = select.poll()
+        for reader in (self._reader, *readers):
+            self._poller.register(reader, select.POLLIN)
+        self._watched = readers
+
     def clear(self) -> None:
-        with contextlib.suppress(OSError):
-            self._reader.recv(4096)
+        """Be ready for the next `wake`, if it was that which ended the sleep."""
+        if self._woken:
+            self._woken = False
+            with contextlib.suppress(OSError):
+                self._reader.recv(4096)
 
     def close(self) -> None:
         self._reader.close()
@@ -125,6 +149,8 @@ class SyncDriver(BaseDriver):
         bridges: what else there is to serve; set once, with the lock held.
     """
 
+    takes_turns = False
+
     def __init__(self, engine: Engine, sockets: UdpSockets, on_unanswered: Callable[[Peer], None]) -> None:
         super().__init__(engine, sockets, on_unanswered)
         self._driver: object | None = None  # who receives: a waiter, or this driver itself for its thread
@@ -132,7 +158,7 @@ class SyncDriver(BaseDriver):
         self._loops_waiting = 0  # tasks of event loops, and bridges, neither of which can
         self.bridges: Companion | None = None
         # one each, for a caller that takes over from the thread polls before the thread has left its own poll
-        self._thread_wake_up, self._caller_wake_up = _WakeUp(), _WakeUp()
+        self._thread_sleeper, self._caller_sleeper = _Sleeper(), _Sleeper()
         self._sleeping_until = -math.inf  # the driver's poll ends then at the latest; -inf: nobody polls
         self._left_at = 0.0  # when the last caller stopped driving
         self._dropped = False
@@ -173,7 +199,7 @@ class SyncDriver(BaseDriver):
     def look_again(self) -> None:
         """End the poll of whoever drives, if one is under way. *Lock held.*"""
         if self._sleeping_until != -math.inf:
-            (self._thread_wake_up if self._driver is self else self._caller_wake_up).set()
+            (self._thread_sleeper if self._driver is self else self._caller_sleeper).wake()
 
     def _next_timeout(self) -> float | None:
         timeout = self.engine.next_timeout()
@@ -212,7 +238,7 @@ class SyncDriver(BaseDriver):
     def close_soon(self) -> None:
         """Close from the thread; takes no lock, so it may be called from a finalizer."""
         self._dropped = True
-        self._thread_wake_up.set()
+        self._thread_sleeper.wake()
 
     def close(self, error: WireGuardError) -> None:
         """Reset the connections, wake every waiter, end the thread. Idempotent; never waits for the far side."""
@@ -225,8 +251,8 @@ class SyncDriver(BaseDriver):
             self._signal_all()
             if self.bridges is not None:
                 self.bridges.close()
-            self._thread_wake_up.set()
-            self._caller_wake_up.set()
+            self._thread_sleeper.wake()
+            self._caller_sleeper.wake()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=1.0)
         self._close_sockets()
@@ -235,8 +261,8 @@ class SyncDriver(BaseDriver):
         if self.bridges is not None:
             self.bridges.abandon()
         self.sockets.close()
-        self._thread_wake_up.close()
-        self._caller_wake_up.close()
+        self._thread_sleeper.close()
+        self._caller_sleeper.close()
 
     # -- waiting
 
@@ -245,7 +271,7 @@ class SyncDriver(BaseDriver):
         super().register(waiter, keys)
         self._loops_waiting += 1
         if self._driver is None and not self._waiters:
-            self._thread_wake_up.set()
+            self._thread_sleeper.wake()
 
     def unregister(self, waiter: LoopWaiter, keys: Sequence[Hashable]) -> None:
         super().unregister(waiter, keys)
@@ -271,7 +297,7 @@ class SyncDriver(BaseDriver):
             if self._waiters:
                 next(iter(self._waiters)).signal()
             elif self._loops_waiting:
-                self._thread_wake_up.set()
+                self._thread_sleeper.wake()
             else:
                 self._left_at = time.monotonic()
 
@@ -280,38 +306,46 @@ class SyncDriver(BaseDriver):
     def _drive(self, waiter: _Waiter, ready: Callable[[], bool], deadline: float | None) -> None:
         """Drive until `ready()`, the deadline or the end of the tunnel."""
         if self._driver is self:
-            self._thread_wake_up.set()  # it polls: it stands back when it looks up
+            self._thread_sleeper.wake()  # it polls: it stands back when it looks up
         self._driver = waiter
         self._sleeping_until = -math.inf
         try:
+            drained = self._probably_empty
             while not self._stopped:
-                drained = self._receive_until(ready)
-                if ready():
-                    return  # without a pump: the caller reads first, and one acknowledgment tells of data and window
+                if not drained:
+                    drained = self._receive_until(ready)
+                    if ready():
+                        return  # without a pump: the caller reads first, so one acknowledgment tells of data and window
                 self.pump()
                 if ready() or (deadline is not None and time.monotonic() >= deadline):
                     return
-                self._poll(self._caller_wake_up, deadline if drained else 0.0)
+                self._poll(self._caller_sleeper, deadline if drained else 0.0)
+                drained = False
         finally:
             self._driver = None
 
-    def _poll(self, wake_up: _WakeUp, deadline: float | None) -> None:
+    def _poll(self, sleeper: _Sleeper, deadline: float | None) -> None:
         """Sleep, the lock free, until something arrives, a timer or the deadline is due, or somebody wakes us."""
         timer = self._next_timeout()
-        until = min((t for t in (timer, deadline) if t is not None), default=math.inf)
+        until = math.inf if timer is None else timer
+        if deadline is not None and deadline < until:
+            until = deadline
         timeout = None if until == math.inf else max(until - time.monotonic(), 0.0)
         who, self._sleeping_until = self._driver, until
         if isinstance(who, _Waiter):
             who.rearm()
-        more, writers = ([], []) if self.bridges is None else self.bridges.descriptors()
-        readers = [wake_up, *self.sockets, *more]
+        readers: list[Any] = list(self.sockets)
+        writers: list[Any] = []
+        if self.bridges is not None:
+            more, writers = self.bridges.descriptors()
+            readers += more
         self.lock.release()
         try:
-            _wait_ready(readers, writers, timeout)
+            sleeper.sleep(readers, writers, timeout)
         finally:
             self.lock.acquire()
             self._rest_at_exit()
-            wake_up.clear()
+            sleeper.clear()
             if self._driver is who:
                 self._sleeping_until = -math.inf
         if self._stopped:
@@ -352,7 +386,7 @@ class SyncDriver(BaseDriver):
             while self._driver is self and not self._stopped and not self._dropped:
                 drained = self._receive_until(lambda: False)
                 self.pump()
-                self._poll(self._thread_wake_up, None if drained else 0.0)
+                self._poll(self._thread_sleeper, None if drained else 0.0)
         finally:
             if self._driver is self:
                 self._driver = None
@@ -361,19 +395,7 @@ class SyncDriver(BaseDriver):
         """Leave the callers alone for a while, or until an event loop needs somebody who drives."""
         self.lock.release()
         try:
-            _wait_ready([self._thread_wake_up], [], seconds)
+            self._thread_sleeper.sleep([], [], seconds)
         finally:
             self.lock.acquire()
-            self._thread_wake_up.clear()
-
-
-def _wait_ready(readers: Sequence[Any], writers: Sequence[Any], timeout: float | None) -> None:
-    """Until one of them is ready or broken, or `timeout` seconds passed."""
-    with contextlib.suppress(ValueError, OSError):  # closed under our feet: the caller looks and sees
-        if writers or not hasattr(select, "poll"):
-            select.select(readers, writers, [], timeout)
-            return
-        poller = select.poll()
-        for reader in readers:
-            poller.register(reader, select.POLLIN)
-        poller.poll(None if timeout is None else math.ceil(min(timeout, LONGEST_POLL) * 1000))
+            self._thread_sleeper.clear()

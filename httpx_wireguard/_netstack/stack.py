@@ -553,6 +553,11 @@ class Stack:
 
     # -- output
 
+    @property
+    def output_due(self) -> bool:
+        """Whether `packets_to_send` has anything to do."""
+        return bool(self._touched or self._outbox)
+
     def packets_to_send(self, now: float) -> list[Packets]:
         """Everything due, in runs towards one address each."""
         out, self._outbox = self._outbox, []
@@ -600,10 +605,11 @@ class Stack:
     # -- timers and the end
 
     def next_timeout(self) -> float | None:
-        if self._reassembler is None:
-            return self._deadlines.next()
-        timers = (self._deadlines.next(), self._reassembler.next_timeout())
-        return min((timer for timer in timers if timer is not None), default=None)
+        connections = self._deadlines.next()
+        fragments = None if self._reassembler is None else self._reassembler.next_timeout()
+        if connections is None or fragments is None:
+            return fragments if connections is None else connections
+        return min(connections, fragments)
 
     def handle_timeout(self, now: float) -> None:
         for connection in self._deadlines.take_due(now):
