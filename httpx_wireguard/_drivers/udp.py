@@ -244,11 +244,19 @@ class UdpSocket:
                 send(*arguments)
                 return
             except BlockingIOError:
-                select.select([], [self._socket], [], SEND_PATIENCE_MS / 1000)
+                self._wait_writable()
             except OSError:  # perhaps about an earlier datagram, and this one was not sent
                 if not self._collect_errors():
                     raise
         _log.debug("socket buffer full: datagrams dropped")
+
+    def _wait_writable(self) -> None:
+        if not hasattr(select, "poll"):  # Windows
+            select.select([], [self._socket], [], SEND_PATIENCE_MS / 1000)
+            return
+        poller = select.poll()  # select takes no descriptor above 1023
+        poller.register(self._socket, select.POLLOUT)
+        poller.poll(SEND_PATIENCE_MS)
 
     def close(self) -> None:
         self._socket.close()

@@ -42,6 +42,7 @@ TITLES = {
     "tunnels": "Tunnels of one process, each with a thread and a session",
 }
 SERVER = ("192.0.2.1", 51820)
+SECRET = b"server".ljust(32, b".")
 
 Figures = dict[str, float]
 
@@ -63,44 +64,55 @@ def connections(count: int) -> Figures:
     return figures
 
 
+class Crowd:
+    """A server's engine with a session with each of so many peers."""
+
+    def __init__(self, count: int) -> None:
+        keys = [b"." + number.to_bytes(2, "big").ljust(31, b".") for number in range(1, count + 1)]
+        self.watch = Stopwatch()
+        self.now = 1000.0
+        wanted = [PeerConfig(PrivateKey(key).public, f"{address_of(number)}/32") for number, key in enumerate(keys)]
+        self.server = Engine(Config(SECRET, ("10.255.0.1/8",), wanted), SeededEntropy(1))
+        self.clients = [self._connected(number, key) for number, key in enumerate(keys)]
+
+    def _connected(self, number: int, key: bytes) -> Engine:
+        self.now += 0.02  # more handshakes in a second are taken for a flood
+        peer = PeerConfig(PrivateKey(SECRET).public, "0.0.0.0/0", "192.0.2.1:51820")
+        client = Engine(Config(key, (f"{address_of(number)}/8",), [peer]), SeededEntropy(number + 2))
+        client.device.peers[0].endpoint = SERVER
+        client.device.initiate(client.device.peers[0], self.now)
+        source = (address_of(number), 51820)
+        for sender, receiver in ((client, self.server), (self.server, client), (client, self.server)):
+            for run in sender.datagrams_to_send(self.now):
+                origin = source if sender is client else SERVER
+                receiver.receive_datagrams(joined(run), run.segment_size, origin, self.now)
+        return client
+
+    def exchange(self, number: int) -> None:
+        """A batch of full packets each way, between the server and one peer."""
+        client, server, address, now = self.clients[number], self.server, address_of(number), self.now
+        client.device.send_packets(client.device.peers[0], [ipv4_packet(address, "10.255.0.1", 1420)] * PACKETS, now)
+        for run in client.datagrams_to_send(now):
+            self.watch.timed("receive", server.receive_datagrams, joined(run), run.segment_size, (address, 51820), now)
+        self.watch.timed("receive", server.handle_timeout, now)
+        peer = self.watch.timed("send", server.device.route, bytes(map(int, address.split("."))))
+        assert peer is not None and peer.has_session(now)
+        packets = [ipv4_packet("10.255.0.1", address, 1420)] * PACKETS
+        self.watch.timed("send", server.device.send_packets, peer, packets, now)
+        self.watch.timed("send", server.datagrams_to_send, now)
+
+
+def address_of(number: int) -> str:
+    return f"10.0.{(number + 1) // 256}.{(number + 1) % 256}"
+
+
 def peers(count: int) -> Figures:
     """A server's work for a packet, from one peer and to it, whichever it is."""
-    keys = [b"." + number.to_bytes(2, "big").ljust(31, b".") for number in range(1, count + 1)]
-    addresses = [f"10.0.{number // 256}.{number % 256}" for number in range(1, count + 1)]
-    secret = b"server".ljust(32, b".")
-    wanted = [PeerConfig(PrivateKey(key).public, f"{address}/32") for key, address in zip(keys, addresses, strict=True)]
-    server = Engine(Config(secret, ("10.255.0.1/8",), wanted), SeededEntropy(1))
-    clients: list[tuple[Engine, str]] = []
-    now = 1000.0
-    for key, address in zip(keys, addresses, strict=True):
-        now += 0.02  # more handshakes in a second are taken for a flood
-        peer = PeerConfig(PrivateKey(secret).public, "0.0.0.0/0", "192.0.2.1:51820")
-        client = Engine(Config(key, (f"{address}/8",), [peer]), SeededEntropy(len(clients) + 2))
-        client.device.peers[0].endpoint = SERVER
-        client.device.initiate(client.device.peers[0], now)
-        source = (address, 51820)
-        for sender, receiver in ((client, server), (server, client), (client, server)):
-            for run in sender.datagrams_to_send(now):
-                receiver.receive_datagrams(joined(run), run.segment_size, SERVER if sender is server else source, now)
-        clients.append((client, address))
-    figures = {"KB each": deep_size(server) / count / 1e3}
-    watch = Stopwatch()
+    crowd = Crowd(count)
+    figures = {"KB each": deep_size(crowd.server) / count / 1e3}
     for batch in range(BATCHES):
-        _exchange(server, *clients[batch * 7 % count], watch, now)
-    return figures | {f"{way} us": spent / BATCHES / PACKETS * 1e6 for way, spent in watch.seconds.items()}
-
-
-def _exchange(server: Engine, client: Engine, address: str, watch: Stopwatch, now: float) -> None:
-    """A batch of full packets each way."""
-    client.device.send_packets(client.device.peers[0], [ipv4_packet(address, "10.255.0.1", 1420)] * PACKETS, now)
-    for run in client.datagrams_to_send(now):
-        watch.timed("receive", server.receive_datagrams, joined(run), run.segment_size, (address, 51820), now)
-    watch.timed("receive", server.handle_timeout, now)
-    peer = watch.timed("send", server.device.route, bytes(map(int, address.split("."))))
-    assert peer is not None and peer.has_session(now)
-    packets = [ipv4_packet("10.255.0.1", address, 1420)] * PACKETS
-    watch.timed("send", server.device.send_packets, peer, packets, now)
-    watch.timed("send", server.datagrams_to_send, now)
+        crowd.exchange(batch * 7 % count)
+    return figures | {f"{way} us": spent / BATCHES / PACKETS * 1e6 for way, spent in crowd.watch.seconds.items()}
 
 
 def tunnels(count: int) -> Figures:
