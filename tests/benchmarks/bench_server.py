@@ -15,7 +15,7 @@ from pathlib import Path
 
 from httpx_wireguard.testing import IPV4, SiteHandler, WireGuardPeer
 from tests.interop.lab import TOOLS, Lab, opened_lab
-from tests.interop.namespaces import eventually
+from tests.interop.namespaces import eventually, run
 from tests.interop.wireguard_server import INNER_IPV4, MTU, OUTER_IPV4, UAPI_DIRECTORY
 from tests.wg_quick import wg_quick
 
@@ -58,7 +58,9 @@ def _lab(conf: Path) -> Iterator[Server]:
         enter = ("ip", "netns", "exec", lab.outside.name)
         hosts = {"tunnel": INNER_IPV4, "plain": OUTER_IPV4, "wireguard-go": INNER_IPV4}
         authority = str(lab.site.certificate_authority)
-        yield Server("wireguard-go and nginx in network namespaces", enter, hosts, paths, 100 << 20, authority)
+        version = run("wireguard-go", "--version").split()[1]
+        description = f"wireguard-go {version} and nginx in network namespaces"
+        yield Server(description, enter, hosts, paths, 100 << 20, authority)
 
 
 def _bring_up(lab: Lab, directory: Path) -> None:

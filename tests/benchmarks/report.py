@@ -44,21 +44,35 @@ def machine() -> str:
 
 
 def write(new: dict[str, Any], tables: Callable[[dict[str, Any]], list[Table]]) -> None:
-    """Keep what was measured, by its part, with the machine; and put it into the page."""
-    figures: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    """Keep what was measured, with the machine; and put all that is kept into the page."""
+    kept: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     for part in new.keys() - {"machine"}:
-        figures[part] = {"machine": new["machine"], "figures": new[part]}
-    FIGURES.write_text(json.dumps(figures) + "\n")
+        figures = new[part]
+        if part == "clients" and part in kept:  # what was not measured anew stays
+            again = {(run["mode"], run["client"]) for run in figures["runs"]}
+            older = kept[part]["figures"]["runs"]
+            figures["runs"] = [run for run in older if (run["mode"], run["client"]) not in again] + figures["runs"]
+        kept[part] = {"machine": new["machine"], "figures": figures}
+    FIGURES.write_text(json.dumps(rounded(kept)) + "\n")
     page = PAGE.read_text()
-    for part, kept in figures.items():
-        lines = [f"Measured on {kept['machine']}."]
+    for part, measured in kept.items():
+        lines = [f"Measured on {measured['machine']}."]
         if part == "clients":
-            lines[0] += f" Server: {kept['figures']['server']}."
-            PLOT.write_text(plot(kept["figures"]["runs"]))
-        for table in tables({part: kept["figures"]}):
+            lines[0] += f" Server: {measured['figures']['server']}."
+            PLOT.write_text(plot(measured["figures"]["runs"]))
+        for table in tables({part: measured["figures"]}):
             lines += ["", f"**{table.title}**", "", *markdown(table.rows)]
         page = replaced(page, part, "\n".join(lines))
     PAGE.write_text(page)
+
+
+def rounded(figures: Any) -> Any:
+    """Four digits, so that the file stays small."""
+    if isinstance(figures, dict):
+        return {name: rounded(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [rounded(value) for value in figures]
+    return float(f"{figures:.4g}") if isinstance(figures, float) else figures
 
 
 def replaced(page: str, part: str, text: str) -> str:
