@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import select
 import socket
 import threading
@@ -68,8 +69,43 @@ class _Waiter:
             self._gate.acquire(blocking=False)
 
 
-class _WakeUp:
+class _WakeUp(Protocol):
     """Ends a poll from another thread."""
+
+    def fileno(self) -> int: ...
+
+    def set(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _EventWakeUp:
+    """One descriptor: Linux' eventfd."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def set(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # closed
+            os.eventfd_write(self._descriptor, 1)
+
+    def clear(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            os.eventfd_read(self._descriptor)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1  # first: its number may be somebody else's at once
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class _PairWakeUp:
+    """The same with a pair of sockets, which every system has."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
@@ -90,6 +126,10 @@ class _WakeUp:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
+
+
+def _new_wake_up() -> _WakeUp:
+    return _EventWakeUp() if hasattr(os, "eventfd") else _PairWakeUp()
 
 
 class Companion(Protocol):
@@ -132,7 +172,7 @@ class SyncDriver(BaseDriver):
         self._loops_waiting = 0  # tasks of event loops, and bridges, neither of which can
         self.bridges: Companion | None = None
         # one each, for a caller that takes over from the thread polls before the thread has left its own poll
-        self._thread_wake_up, self._caller_wake_up = _WakeUp(), _WakeUp()
+        self._thread_wake_up, self._caller_wake_up = _new_wake_up(), _new_wake_up()
         self._sleeping_until = -math.inf  # the driver's poll ends then at the latest; -inf: nobody polls
         self._left_at = 0.0  # when the last caller stopped driving
         self._dropped = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import mmap
 import os
 import select
 import socket
@@ -79,7 +80,7 @@ class UdpSocket:
         self.coalesces = self.segments = False
         if _LINUX:
             self._set_linux_options(offload)
-        self._buffer = memoryview(bytearray(JOIN_BELOW + READ_SIZE))
+        self._buffer = _lazy_memory(JOIN_BELOW + READ_SIZE)
         self._held: Batch | None = None  # read, but not of a kind with what was read before it
         self._errors: list[tuple[tuple[Any, ...], OSError]] = []
 
@@ -301,6 +302,13 @@ class UdpSockets:
     def close(self) -> None:
         for one in self._by_family.values():
             one.close()
+
+
+def _lazy_memory(size: int) -> memoryview:
+    """Memory that the system gives page by page as it is used: the tunnels of a process are many, and most are idle."""
+    if hasattr(mmap, "MAP_PRIVATE"):  # not Windows
+        return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    return memoryview(bytearray(size))
 
 
 def _family(endpoint: tuple[Any, ...]) -> socket.AddressFamily:

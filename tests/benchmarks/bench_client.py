@@ -307,7 +307,7 @@ def idle(job: dict[str, Any]) -> dict[str, float]:
 
 def importing(job: dict[str, Any]) -> dict[str, float]:
     """In a process that has imported nothing."""
-    module = "httpx" if job["conf"] is None else "httpx_wireguard"
+    module = "httpx" if job["conf"] is None else "httpx, httpx_wireguard"
     command = (sys.executable, "-c", IMPORT.format(module))
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     ms, modules = done.stdout.split()
