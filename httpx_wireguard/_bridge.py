@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from httpx_wireguard._deadlines import Deadlines
 from httpx_wireguard._drivers.base import BaseDriver, Waiter
 from httpx_wireguard._drivers.loops import LoopDriver, running_library
 from httpx_wireguard._drivers.sync import SyncDriver
@@ -284,7 +285,7 @@ class Bridges(ABC):
         self._buffer = memoryview(bytearray(CHUNK))
         self._bridges: set[Bridge] = set()
         self._due: set[Bridge] = set()
-        self._unwatched: set[Bridge] = set()  # those with a time to be looked at
+        self._checks: Deadlines[Bridge] = Deadlines()  # when to look at those that nothing watches
 
     def open(self, stream: AsyncTcpStream, kind: type[socket.socket] = TunnelSocket) -> socket.socket:
         """The connection as a socket. The stream must not be used any more; it is closed on failure.
@@ -325,7 +326,7 @@ class Bridges(ABC):
 
     def next_time(self) -> float | None:
         """When to step although nothing happened; None: not at all."""
-        return min((bridge.check_at for bridge in self._unwatched if bridge.check_at is not None), default=None)
+        return self._checks.next()
 
     def close(self) -> None:
         """The tunnel ends: every user wakes. Lock held."""
@@ -342,7 +343,7 @@ class Bridges(ABC):
             bridge.far.close()
         self._bridges.clear()
         self._due.clear()
-        self._unwatched.clear()
+        self._checks = Deadlines()
 
     def _mark(self, bridge: Bridge) -> None:
         """Have a bridge stepped soon. Lock held; from any thread."""
@@ -351,14 +352,13 @@ class Bridges(ABC):
     def _step_due(self) -> None:
         now = self._driver.now()
         due, self._due = self._due, set()
-        if self._unwatched:
-            due.update(bridge for bridge in self._unwatched if bridge.check_at is not None and bridge.check_at <= now)
+        due.update(self._checks.take_due(now))
         for bridge in due & self._bridges:
             if bridge.step(self._buffer, now):
                 self._due.add(bridge)
             if bridge.interest != bridge.watched:
                 self._watch(bridge)
-            (self._unwatched.discard if bridge.check_at is None else self._unwatched.add)(bridge)
+            self._checks.set(bridge, bridge.check_at)
             if bridge.finished:
                 self._bridges.discard(bridge)
                 self._driver.unregister(bridge, (bridge.sock,))
@@ -467,7 +467,7 @@ class LoopBridges(Bridges):
         self.driver.pump()
         if self._due:
             self._schedule()
-        if self._unwatched:
+        if self._checks.next() is not None:
             self._set_timer()
 
     @abstractmethod

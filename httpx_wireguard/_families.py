@@ -144,7 +144,6 @@ def check_http2(http2: bool, family: str) -> None:
     """Refuse, as the family's own transports do, to speak HTTP/2 without the package for it."""
     if not http2:
         return
-    from importlib.util import find_spec  # here: HTTP/1.1 needs no more of importlib than is loaded already
 
     if find_spec("h2") is None:
         raise ImportError(

@@ -11,11 +11,8 @@ a waiter has been signalled and is on its way to take over.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import select
-import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -23,6 +20,7 @@ from typing import Any, Protocol
 
 from httpx_wireguard._drivers.base import BaseDriver
 from httpx_wireguard._drivers.base import Waiter as LoopWaiter
+from httpx_wireguard._drivers.sleeper import Sleeper
 from httpx_wireguard._drivers.udp import UdpSockets
 from httpx_wireguard._engine import Engine
 from httpx_wireguard._errors import TunnelClosed, WireGuardError
@@ -31,7 +29,6 @@ from httpx_wireguard._wireguard.peer import Peer
 GRACE = 0.001  # seconds that the thread leaves to a caller who will be back at once, as in a loop of small requests
 LONGEST_WATCH = 0.032  # seconds between the thread's looks while callers drive; doubles from GRACE
 LONGEST_PAUSE = 0.004  # the same while they come and go: each look takes the interpreter from the one who is at work
-LONGEST_POLL = 86_400.0  # seconds; poll takes milliseconds in an int
 
 _log = logging.getLogger("httpx_wireguard.driver")
 
@@ -66,54 +63,6 @@ class _Waiter:
         if self._signalled:
             self._signalled = False
             self._gate.acquire(blocking=False)
-
-
-class _Sleeper:
-    """Sleeps until a descriptor is ready, or another thread wakes it up."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        self._woken = False
-        self._poller: Any = None
-        self._watched: Sequence[Any] | None = None  # what the poller knows beside us
-
-    def wake(self) -> None:
-        """End the sleep, or the next one if none is under way."""
-        with contextlib.suppress(OSError):  # full: it is awake already
-            self._writer.send(b"\0")
-
-    def sleep(self, readers: Sequence[Any], writers: Sequence[Any], timeout: float | None) -> None:
-        """Until one of them is ready or broken, we are woken, or `timeout` seconds passed."""
-        with contextlib.suppress(ValueError, OSError):  # closed under our feet: the caller looks and sees
-            if writers or not hasattr(select, "poll"):
-                ready, _, _ = select.select([self._reader, *readers], writers, [], timeout)
-                self._woken = self._reader in ready
-                return
-            if readers != self._watched:
-                self._watch(readers)
-            limit = None if timeout is None else math.ceil(min(timeout, LONGEST_POLL) * 1000)
-            reader = self._reader.fileno()
-            self._woken = any(descriptor == reader for descriptor, _ in self._poller.poll(limit))
-
-    def _watch(self, readers: Sequence[Any]) -> None:
-        self._watched = None
-        self._poller = select.poll()
-        for reader in (self._reader, *readers):
-            self._poller.register(reader, select.POLLIN)
-        self._watched = readers
-
-    def clear(self) -> None:
-        """Be ready for the next `wake`, if it was that which ended the sleep."""
-        if self._woken:
-            self._woken = False
-            with contextlib.suppress(OSError):
-                self._reader.recv(4096)
-
-    def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
 
 
 class Companion(Protocol):
@@ -158,7 +107,7 @@ class SyncDriver(BaseDriver):
         self._loops_waiting = 0  # tasks of event loops, and bridges, neither of which can
         self.bridges: Companion | None = None
         # one each, for a caller that takes over from the thread polls before the thread has left its own poll
-        self._thread_sleeper, self._caller_sleeper = _Sleeper(), _Sleeper()
+        self._thread_sleeper, self._caller_sleeper = Sleeper(), Sleeper()
         self._sleeping_until = -math.inf  # the driver's poll ends then at the latest; -inf: nobody polls
         self._left_at = 0.0  # when the last caller stopped driving
         self._dropped = False
@@ -324,7 +273,7 @@ class SyncDriver(BaseDriver):
         finally:
             self._driver = None
 
-    def _poll(self, sleeper: _Sleeper, deadline: float | None) -> None:
+    def _poll(self, sleeper: Sleeper, deadline: float | None) -> None:
         """Sleep, the lock free, until something arrives, a timer or the deadline is due, or somebody wakes us."""
         timer = self._next_timeout()
         until = math.inf if timer is None else timer

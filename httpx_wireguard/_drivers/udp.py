@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import mmap
 import os
 import select
 import socket
@@ -79,7 +80,7 @@ class UdpSocket:
         self.coalesces = self.segments = False
         if _LINUX:
             self._set_linux_options(offload)
-        self._buffer = memoryview(bytearray(JOIN_BELOW + READ_SIZE))
+        self._buffer = _lazy_memory(JOIN_BELOW + READ_SIZE)
         self._held: Batch | None = None  # read, but not of a kind with what was read before it
         self._errors: list[tuple[tuple[Any, ...], OSError]] = []
 
@@ -257,11 +258,19 @@ class UdpSocket:
                 send(*arguments)
                 return
             except BlockingIOError:
-                select.select([], [self._socket], [], SEND_PATIENCE_MS / 1000)
+                self._wait_writable()
             except OSError:  # perhaps about an earlier datagram, and this one was not sent
                 if not self._collect_errors():
                     raise
         _log.debug("socket buffer full: datagrams dropped")
+
+    def _wait_writable(self) -> None:
+        if not hasattr(select, "poll"):  # Windows
+            select.select([], [self._socket], [], SEND_PATIENCE_MS / 1000)
+            return
+        poller = select.poll()  # select takes no descriptor above 1023
+        poller.register(self._socket, select.POLLOUT)
+        poller.poll(SEND_PATIENCE_MS)
 
     def close(self) -> None:
         self._socket.close()
@@ -309,6 +318,13 @@ class UdpSockets:
     def close(self) -> None:
         for one in self._by_family.values():
             one.close()
+
+
+def _lazy_memory(size: int) -> memoryview:
+    """Memory that the system gives page by page as it is used: the tunnels of a process are many, and most are idle."""
+    if hasattr(mmap, "MAP_PRIVATE"):  # not Windows
+        return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    return memoryview(bytearray(size))
 
 
 def _family(endpoint: tuple[Any, ...]) -> socket.AddressFamily:

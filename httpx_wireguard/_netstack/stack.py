@@ -91,6 +91,7 @@ class Stack:
         self._cookies: SynCookies | None = None  # while nobody floods a listener
         self._connections_opened = 0
         self._connections: dict[bytes, TcpConnection] = {}  # by source, destination and ports as they arrive
+        self._opening: dict[TcpConnection, None] = {}  # opened since `fail_opening`, or still in SYN-SENT then
         self._half_open: dict[TcpConnection, TcpListener] = {}
         self._listeners: dict[int, TcpListener] = {}
         self._udp: dict[int, UdpSocket] = {}
@@ -121,6 +122,7 @@ class Stack:
             lambda port: _key(remote, (source, port)) not in self._connections, self._next_port_offset(remote)
         )
         connection = self._new_connection((source, port), remote, now)
+        self._opening[connection] = None
         connection.open(now)
         return connection
 
@@ -274,6 +276,7 @@ class Stack:
         key = _key(connection.remote_address, connection.local_address)
         if self._connections.get(key) is connection:
             del self._connections[key]
+        self._opening.pop(connection, None)
         listener = self._half_open.pop(connection, None)
         if listener is not None:
             listener.half_open -= 1
@@ -620,11 +623,12 @@ class Stack:
 
     def fail_opening(self, error_for: Callable[[IpAddress], WireGuardError | None]) -> None:
         """End the connections that wait for a SYN's answer and have an error by their remote address."""
-        for connection in list(self._connections.values()):
-            if connection.state is State.SYN_SENT:
-                error = error_for(connection.remote_address[0])
-                if error is not None:
-                    connection.fail(error)
+        for connection in list(self._opening):
+            error = error_for(connection.remote_address[0]) if connection.state is State.SYN_SENT else None
+            if error is not None:
+                connection.fail(error)
+            elif connection.state is not State.SYN_SENT:
+                del self._opening[connection]
 
     def close(self, now: float, error: WireGuardError) -> None:
         """Reset every connection and close every socket."""

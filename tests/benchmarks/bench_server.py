@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from httpx_wireguard.testing import IPV4, SiteHandler, WireGuardPeer
-from tests.interop.lab import TOOLS, opened_lab
-from tests.interop.wireguard_server import INNER_IPV4, OUTER_IPV4
+from tests.interop.lab import TOOLS, Lab, opened_lab
+from tests.interop.namespaces import eventually, run
+from tests.interop.wireguard_server import INNER_IPV4, MTU, OUTER_IPV4, UAPI_DIRECTORY
 from tests.wg_quick import wg_quick
 
 
@@ -25,8 +26,9 @@ class Server:
     Attributes:
         description: for the reader of the figures.
         command: what a client's command line begins with.
-        hosts: of the one web server, by variant: "tunnel" or "plain".
+        hosts: of the one web server, by variant: "tunnel", "plain", and perhaps "wireguard-go".
         paths: "small" (1024 bytes), "large" (`size` bytes) and "upload" (takes PUT).
+        authority: the certificate authority's file for https; None where there is no https.
     """
 
     description: str
@@ -34,6 +36,7 @@ class Server:
     hosts: dict[str, str]
     paths: dict[str, str]
     size: int
+    authority: str | None = None
 
 
 @contextlib.contextmanager
@@ -47,13 +50,28 @@ def opened_server(conf: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def _lab(conf: Path) -> Iterator[Server]:
-    """Plain connections take the cable that the tunnel's datagrams take."""
+    """Plain connections take the cable that the tunnel's datagrams take; or wireguard-go's interface, as root's do."""
     with opened_lab() as lab:
+        _bring_up(lab, conf.parent)
         conf.write_text(lab.server.new_client().text())
         paths = {"small": "/1k", "large": "/100m", "upload": "/uploads/benchmark"}
         enter = ("ip", "netns", "exec", lab.outside.name)
-        hosts = {"tunnel": INNER_IPV4, "plain": OUTER_IPV4}
-        yield Server("wireguard-go and nginx in network namespaces", enter, hosts, paths, 100 << 20)
+        hosts = {"tunnel": INNER_IPV4, "plain": OUTER_IPV4, "wireguard-go": INNER_IPV4}
+        authority = str(lab.site.certificate_authority)
+        version = run("wireguard-go", "--version").split()[1]
+        description = f"wireguard-go {version} and nginx in network namespaces"
+        yield Server(description, enter, hosts, paths, 100 << 20, authority)
+
+
+def _bring_up(lab: Lab, directory: Path) -> None:
+    """A wireguard-go interface for whatever client of the outer namespace has no tunnel of its own."""
+    profile, name = lab.server.new_client(), f"hxwg{os.getpid()}"
+    lab.outside.start("wireguard-go", "-f", name, log=directory / "client.log")
+    eventually(Path(UAPI_DIRECTORY, f"{name}.sock").is_socket, "the client's control socket")
+    known = [line for line in profile.text().splitlines() if not line.startswith(("Address", "DNS", "MTU"))]
+    lab.outside.run("wg", "setconf", name, "/dev/stdin", text="\n".join(known) + "\n")
+    lab.outside.ip("address", "add", f"{profile.ipv4}/24", "dev", name)
+    lab.outside.ip("link", "set", name, "mtu", str(MTU), "up")
 
 
 @contextlib.contextmanager

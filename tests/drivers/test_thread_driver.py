@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +58,10 @@ def tunnel(peer: WireGuardPeer) -> Iterator[Tunnel]:
     with Tunnel(peer.client_config()) as tunnel:
         tunnel.wait_ready(PATIENCE)
         yield tunnel
+
+
+def descriptor_count() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def exchange(stream: SyncStream, data: bytes) -> bytes:
@@ -341,16 +347,44 @@ def test_an_endpoint_name_is_looked_up_again_when_the_peer_stays_silent(
         until(lambda: silent.endpoint == ("127.0.0.1", port))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="wakes by eventfd, and /proc")
+def test_an_idle_tunnel_takes_a_thread_and_three_descriptors(peer: WireGuardPeer) -> None:
+    """1,024 open files, a usual limit, are enough for 300 of them."""
+    gc.collect()
+    before, threads = descriptor_count(), threading.active_count()
+    with Tunnel(peer.client_config(3)) as tunnel:
+        tunnel.wait_ready(PATIENCE)
+        assert descriptor_count() == before + 3
+        assert threading.active_count() == threads + 1
+    assert descriptor_count() == before
+
+
+def test_a_closed_tunnel_wakes_nobody_through_a_descriptor_that_is_another_s_now(peer: WireGuardPeer) -> None:
+    tunnel = Tunnel(peer.client_config(3))
+    tunnel.start()
+    driver = tunnel._running()[1]
+    tunnel.close()
+    with contextlib.ExitStack() as stack:
+        ends = [stack.enter_context(end) for _ in range(10) for end in socket.socketpair()]
+        driver.close_soon()
+        for end in ends:
+            end.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                end.recv(1)
+
+
 def test_a_system_without_poll_sendmsg_and_recvmsg_is_served() -> None:
     """As Windows is; what a system lacks is taken away before the tunnel starts."""
     program = textwrap.dedent("""
-        import select, socket
+        import mmap, os, select, socket
         import httpx, httpx_wireguard._drivers.udp
         from httpx_wireguard import Tunnel, WireGuardTransport
         from httpx_wireguard.testing import WireGuardPeer, body
 
         httpx_wireguard._drivers.udp._LINUX = False
-        del select.poll
+        del select.poll, mmap.MAP_PRIVATE
+        if hasattr(os, "eventfd"):
+            del os.eventfd
         for name in ("sendmsg", "recvmsg", "recvmsg_into"):
             setattr(socket.socket, name, None)
         with WireGuardPeer() as peer, httpx.Client(transport=WireGuardTransport(peer.client_config())) as client:

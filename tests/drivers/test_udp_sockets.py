@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import select
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -182,3 +184,36 @@ def test_a_local_address_confines_to_its_family() -> None:
 def test_a_taken_port_is_named(receiver: UdpSocket) -> None:
     with pytest.raises(EndpointError, match=rf"127\.0\.0\.1 port {receiver.port}"):
         UdpSockets("127.0.0.1", receiver.port).open(socket.AF_INET)
+
+
+def test_a_full_buffer_is_waited_for_also_by_a_socket_of_a_high_number() -> None:
+    """select() takes no descriptor above 1023, and a process with many tunnels has such."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("this system allows too few descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    with contextlib.closing(UdpSocket(socket.AF_INET, "127.0.0.1", offload=False)) as one:
+        low, high = one._socket, socket.socket(fileno=fcntl.fcntl(one.fileno(), fcntl.F_DUPFD_CLOEXEC, 1500))
+        with low, high:
+            one._socket = FullOnce(high)  # type: ignore[assignment]  # what it needs of a socket
+            one.send([b"late"], 4, ("127.0.0.1", one.port))
+            assert one.receive() is not None
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class FullOnce:
+    """A socket whose buffer is full when it is first sent from."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._full = True
+
+    def sendto(self, data: bytes, endpoint: tuple[str, int]) -> int:
+        if self._full:
+            self._full = False
+            raise BlockingIOError
+        return self._sock.sendto(data, endpoint)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
