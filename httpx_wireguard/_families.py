@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 from httpx_wireguard._config import Config
@@ -144,6 +143,7 @@ def check_http2(http2: bool, family: str) -> None:
     """Refuse, as the family's own transports do, to speak HTTP/2 without the package for it."""
     if not http2:
         return
+    from importlib.util import find_spec  # here: HTTP/1.1 needs no more of importlib than is loaded already
 
     if find_spec("h2") is None:
         raise ImportError(

@@ -53,6 +53,8 @@ class StreamSocket(Protocol):
     @property
     def connected(self) -> bool: ...
     @property
+    def in_flight(self) -> bool: ...
+    @property
     def error(self) -> WireGuardError | None: ...
     def send(self, data: Buffer, now: float) -> int: ...
     def receive(self, max_bytes: int, now: float) -> bytes: ...
@@ -329,6 +331,8 @@ class AsyncTcpStream(AsyncStream):
         with self._driver.lock:
             if not await self._wait(self._may_write, deadline):
                 return 0
+            if sock.in_flight:
+                self._driver.take_part()
             sent = 0 if sock.error is not None else sock.send(data, self._driver.now())
             self._driver.pump()
             if sock.error is not None:

@@ -42,6 +42,9 @@ class Driver(Protocol):
             TunnelClosed: the tunnel ended.
         """
 
+    def take_part(self) -> None:
+        """For a writer before it adds to what is in flight: take in what arrived meanwhile, if nobody else has to."""
+
     def wake(self, key: Hashable) -> None:
         """Let everyone who waits on `key` look again."""
 

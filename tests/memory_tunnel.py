@@ -46,6 +46,9 @@ class MemoryDriver:
     def catch_up(self) -> None:
         pass
 
+    def take_part(self) -> None:
+        pass
+
     def wake(self, key: Hashable) -> None:
         if any(key in keys for keys in self._keys):
             self._changed.notify_all()
@@ -93,6 +96,9 @@ class VirtualDriver:
         return self.time
 
     def pump(self) -> None:
+        pass
+
+    def take_part(self) -> None:
         pass
 
     def catch_up(self) -> None:
@@ -174,6 +180,7 @@ class MemorySocket:
         self.remote = remote
         self.error: WireGuardError | None = None
         self.connected = False
+        self.in_flight = False
         self.closed = False
         self.aborted = False
         self.largest_read = 0

@@ -162,6 +162,9 @@ class LoopWaits:
         """The driver's; another one after a fork."""
         return self.driver.lock
 
+    def take_part(self) -> None:
+        """Nothing: the loop or the thread that looks after the tunnel does so while this writer waits."""
+
     async def wait(self, ready: Callable[[], bool], keys: Sequence[Hashable], deadline: float | None) -> bool:
         """`Driver.wait`. Also where an operation that need not wait lets other tasks run, and notices cancellation."""
         if ready() or (deadline is not None and deadline <= self.now()):

@@ -184,6 +184,15 @@ class SyncDriver(BaseDriver):
             del self._waiters[waiter]
             self._hand_over()
 
+    def take_part(self) -> None:
+        """Do the thread's work in passing: who writes much comes again soon, and to change threads costs more.
+
+        The thread stands back until no writer has come for a while. *Lock held.*
+        """
+        if not isinstance(self._driver, _Waiter):
+            self._receive_until(lambda: False)
+            self._left_at = time.monotonic()
+
     def close_soon(self) -> None:
         """Close from the thread; takes no lock, so it may be called from a finalizer."""
         self._dropped = True
@@ -329,10 +338,10 @@ class SyncDriver(BaseDriver):
         return self._loops_waiting > 0 or time.monotonic() >= self._left_at + GRACE
 
     def _stand_in(self) -> None:
-        """Drive until a caller takes over."""
+        """Drive until a caller takes over, or takes part."""
         self._driver = self
         try:
-            while self._driver is self and not self._stopped and not self._dropped:
+            while self._driver is self and self._is_wanted() and not self._stopped and not self._dropped:
                 drained = self._receive_until(lambda: False)
                 self.pump()
                 self._poll(self._thread_sleeper, None if drained else 0.0)

@@ -275,6 +275,11 @@ class TcpConnection:
         )
 
     @property
+    def in_flight(self) -> bool:
+        """Something was sent, and is not acknowledged."""
+        return self.sender.next > self.sender.unacknowledged
+
+    @property
     def _space(self) -> int:
         """Bytes that the writer may add: by its own limit, and by the memory that all writers share."""
         sender = self.sender
