@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import random
+import select
 import socket
 import subprocess
 import sys
@@ -420,3 +422,32 @@ def test_a_moved_name_is_raced_until_the_next_handshake(peer: WireGuardPeer) -> 
             driver.race(far, [right])
         assert tunnel.ping(IPV4) < PATIENCE, "only the other address answers, so the endpoint moved there"
         assert far.endpoint == right
+
+
+def test_a_writer_takes_in_what_arrived(tunnel: Tunnel) -> None:
+    stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+    driver, sock = tunnel._running()[1], stream._stream._socket  # type: ignore[attr-defined]
+    with driver.lock:  # so that the thread cannot
+        sock.send(bytes(1000), driver.now())
+        driver.pump()
+        deadline = time.monotonic() + PATIENCE
+        while sock.in_flight and time.monotonic() < deadline:
+            select.select(list(driver.sockets), [], [], PATIENCE)
+            driver.take_part()
+        assert not sock.in_flight
+    stream.close()
+
+
+def test_the_thread_stands_back_while_writers_come_and_takes_over_when_they_are_gone(tunnel: Tunnel) -> None:
+    stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+    driver, sock = tunnel._running()[1], stream._stream._socket  # type: ignore[attr-defined]
+    until(lambda: driver._driver is driver)
+    with driver.lock:
+        driver.take_part()
+        driver._left_at = math.inf  # as if writers came all the time
+    stream.write(b"hello", PATIENCE)
+    until(lambda: driver._driver is None)
+    with driver.lock:
+        driver._left_at = driver.now()
+    until(lambda: sock.readable)
+    stream.close()
