@@ -171,7 +171,7 @@ class AsyncStream(ABC):
         """Both ends, or "closed"."""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Wait for data and return all there is, up to `max_bytes`.
+        """Wait for data and return what there is, up to `max_bytes`; perhaps a little less of a long stream.
 
         Args:
             timeout: seconds to wait for the first byte; None waits as long as the connection lives.

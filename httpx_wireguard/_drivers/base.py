@@ -17,6 +17,7 @@ from httpx_wireguard._wireguard.peer import Peer
 from httpx_wireguard._wireguard.runs import DatagramRun
 
 READS_PER_STEP = 8  # coalesced reads before timers and sends get their turn
+BULK = 1 << 15  # bytes of a read behind which there is probably more, to be acknowledged together
 EXIT_PATIENCE = 1.0  # seconds that the interpreter's exit waits for a thread that is at work
 FRESH = 0.0005  # seconds for which "nothing was waiting" is believed by `catch_up`
 STREAM_GAP = 0.0005  # seconds; reads closer to each other belong to a stream, in which datagrams are worth joining
@@ -181,38 +182,43 @@ class BaseDriver(ABC):
     # -- the sockets and the timers
 
     def _receive_until(self, ready: Callable[[], bool]) -> bool:
-        """Take in what has arrived, up to a limit; returns whether that was all that a poll would not tell of."""
-        for _ in range(READS_PER_STEP):
-            if not self._receive():
+        """Take in what has arrived, until `ready()` or a limit; returns whether a poll would tell of anything more.
+
+        A full read is seldom the last: another is taken before the reader has the first, so that one acknowledgment
+        and one round of sending do for both.
+        """
+        for number in range(READS_PER_STEP):
+            received = self._receive()
+            if not received:
                 return True
             self._notify()
-            if ready():
+            if (received < BULK or number) and ready():
                 break
             if self._probably_empty:
                 return True
         return False
 
-    def _receive(self) -> bool:
-        """One read of each UDP socket; returns whether there was anything."""
-        found, alone = False, True
+    def _receive(self) -> int:
+        """One read of each UDP socket; returns how many bytes came, at least one for each datagram."""
+        received, alone = 0, True
         now = time.monotonic()
         in_stream = now - self._last_read < STREAM_GAP
         for one in self.sockets:
             batch = one.receive(in_stream)
             if batch is not None:
-                found = True
                 data, segment_size, source, ecn = batch
+                received += len(data) or 1
                 alone = alone and len(data) <= segment_size and not one.holds
                 self.engine.receive_datagrams(data, segment_size, source, now, ecn=ecn)
             if one.has_errors:
                 for endpoint, error in one.take_errors():
                     self.engine.on_send_error(endpoint, error)
-        if found:
+        if received:
             self._last_read = now
         else:
             self._last_empty_read = now
         self._probably_empty = alone
-        return found
+        return received
 
     def _handle_timeout(self) -> None:
         """Run the engine's timers that are due."""

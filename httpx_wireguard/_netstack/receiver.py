@@ -16,6 +16,7 @@ MAXIMUM_BUFFER = 0xFFFF << WINDOW_SCALE  # bytes; all that the scale can say: 1 
 ROUNDING = 1 << WINDOW_SCALE  # bytes by which a window that is told may exceed the buffer
 DEFAULT_SEGMENT = 536  # bytes; RFC 9293 3.7.1: what the far side's segments hold until larger ones come
 PIECES = 256  # small segments held for the reader before they are joined; ours, against their overhead
+UNCUT = 1 << 15  # bytes; ours: a read that is nearly full ends before a larger piece, whose rest would be copied
 SUSPECT = 1208  # bytes of payload, ours: a path MTU of 1280 takes this, so a hole of less is no sign of a narrow one
 BURST_TIME = 0.002  # seconds; ours: how long a driver may be late in emptying the UDP socket
 TICK = 0.001  # seconds; of our timestamps: shorter round trips cannot be told apart by their echo
@@ -296,7 +297,7 @@ class Receiver:
     # -- the reader
 
     def take(self, max_bytes: int, now: float) -> bytes:
-        """Up to `max_bytes` in order; b"" when there are none."""
+        """Up to `max_bytes` in order; b"" when there are none. It may be a little less than there is: whole trains."""
         chunks = self._chunks
         if self.buffered <= max_bytes:
             data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -307,11 +308,14 @@ class Receiver:
             while missing > 0:
                 piece = chunks.popleft()
                 if len(piece) > missing:
+                    if len(piece) > UNCUT and missing <= max_bytes // 4:
+                        chunks.appendleft(piece)
+                        break
                     chunks.appendleft(piece[missing:])
                     piece = piece[:missing]
                 pieces.append(piece)
                 missing -= len(piece)
-            data = b"".join(pieces)
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self.buffered -= len(data)
         self._consumed += len(data)
         if self.fin_received:

@@ -73,6 +73,18 @@ def test_the_reader_takes_no_more_than_it_asked_for() -> None:
     assert receiver.take(9, 1.0) == b"fg"
 
 
+def test_a_read_that_is_nearly_full_does_not_cut_a_large_piece() -> None:
+    """Its rest would have to be copied."""
+    receiver = receiver_at()
+    pieces = [b"a" * 60_000, b"b" * 60_000, b"c" * 100, b"d" * 60_000]
+    receiver.on_in_order(pieces, 180_100, 1368, 1.0)
+    assert receiver.take(65_536, 1.0) is pieces[0]
+    assert receiver.take(65_536, 1.0) == pieces[1] + pieces[2]
+    assert receiver.take(40_000, 1.0) == b"d" * 40_000
+    assert receiver.take(65_536, 1.0) == b"d" * 20_000
+    assert receiver.buffered == 0
+
+
 def test_data_behind_a_hole_waits_for_it() -> None:
     """RFC 9293 3.10.7.4 seventh: segments with higher sequence numbers are held."""
     receiver = receiver_at()

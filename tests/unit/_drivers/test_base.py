@@ -1,0 +1,70 @@
+"""How much a driver takes in before it lets its reader have it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from httpx_wireguard._drivers.base import BULK, READS_PER_STEP, BaseDriver
+from httpx_wireguard._errors import WireGuardError
+
+
+class Socket:
+    """Gives reads of these sizes, then nothing."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+
+    def receive(self) -> tuple[memoryview, int, tuple[Any, ...], int] | None:
+        return (memoryview(bytes(self.sizes.pop(0))), 1452, ("192.0.2.1", 1), 0) if self.sizes else None
+
+    def take_errors(self) -> list[Any]:
+        return []
+
+
+class Engine:
+    def __init__(self) -> None:
+        self.received: list[int] = []
+
+    def receive_datagrams(self, data: memoryview, *_: object, ecn: int) -> None:
+        self.received.append(len(data))
+
+    def take_woken(self) -> Iterator[Any]:
+        return iter(())
+
+
+class Driver(BaseDriver):
+    def start(self) -> None: ...
+    def pump(self) -> None: ...
+    def close(self, error: WireGuardError) -> None: ...
+    def close_soon(self) -> None: ...
+    def _close_sockets(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("sizes", "taken", "drained"),
+    [
+        ([100, 100], 1, False),
+        ([BULK, BULK, BULK], 2, False),
+        ([BULK, 100, BULK], 2, False),
+        ([BULK], 1, True),
+        ([], 0, True),
+    ],
+)
+def test_behind_a_full_read_another_is_taken_before_the_reader_gets_it(
+    sizes: list[int], taken: int, drained: bool
+) -> None:
+    engine: Any = Engine()
+    sockets: Any = [Socket(list(sizes))]
+    driver = Driver(engine, sockets, lambda peer: None)
+    assert driver._receive_until(lambda: bool(engine.received)) is drained
+    assert engine.received == sizes[:taken]
+
+
+def test_a_driver_whose_reader_is_not_served_reads_up_to_a_limit() -> None:
+    engine: Any = Engine()
+    sockets: Any = [Socket([BULK] * 20)]
+    assert not Driver(engine, sockets, lambda peer: None)._receive_until(lambda: False)
+    assert len(engine.received) == READS_PER_STEP
