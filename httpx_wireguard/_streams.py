@@ -424,7 +424,7 @@ class AsyncTlsStream(AsyncStream):
         try:
             while True:
                 with self._session_lock:
-                    data = self._session.read(max_bytes)
+                    data = None if self._session.is_drained else self._session.read(max_bytes)
                     reply_due = self._session.has_data_to_send
                 if reply_due:  # to a key update; at the latest it leaves with the next write, as RFC 8446 4.6.3 wants
                     with contextlib.suppress(OSError):
@@ -457,6 +457,10 @@ class AsyncTlsStream(AsyncStream):
         return len(chunk)
 
     async def _flush(self, deadline: float | None) -> bool:
+        with self._session_lock:  # or what somebody else is about to send would be seen nowhere
+            pending = len(self._unsent) > 0 or self._session.has_data_to_send
+        if not pending and not self._lower._holds_back:
+            return True
         if not await self._sending.acquire(deadline):
             return False
         try:
@@ -479,6 +483,10 @@ class AsyncTlsStream(AsyncStream):
 
     async def _is_readable(self) -> bool:
         """Exact: what the network has delivered is decrypted first, for a session ticket is nothing to read."""
+        with self._session_lock:
+            drained = self._session.is_drained
+        if drained and not self._lower.get_extra_info("is_readable"):
+            return False
         if not await self._receiving.acquire(AT_ONCE):
             return False  # somebody is reading: not idle
         try:

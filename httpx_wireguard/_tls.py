@@ -89,6 +89,20 @@ class TlsSession:
         """Whether `data_to_send` would return something."""
         return self._outgoing.pending > 0
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether `read` would return None, and `poll` False: nothing came since. Cheaper than to ask them."""
+        incoming = self._incoming
+        return not (
+            incoming.pending
+            or incoming.eof
+            or self._unread
+            or self._unwritten
+            or self._at_eof
+            or self._error is not None
+            or self.ssl_object.pending()
+        )
+
     def read(self, max_bytes: int) -> bytes | None:
         """Take decrypted data: all there is, of as many records as it spans, up to `max_bytes`.
 
@@ -107,6 +121,8 @@ class TlsSession:
         while max_bytes > 0 and (chunk := self._read_record(max_bytes)):
             chunks.append(chunk)
             max_bytes -= len(chunk)
+            if self.is_drained:
+                break
         self._encrypt_unwritten()
         if chunks:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

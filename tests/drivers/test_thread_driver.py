@@ -152,6 +152,68 @@ def test_many_threads_with_random_timeouts_lose_no_wake_up(tunnel: Tunnel) -> No
         assert not driver._by_key
 
 
+def test_many_threads_whose_streams_are_closed_under_them_lose_no_wake_up(tunnel: Tunnel) -> None:
+    """As above, and whoever drives may also be the one whose stream another thread takes away."""
+    threads, rounds = 64, 15
+    streams: list[SyncStream | None] = [None] * threads
+    done = threading.Event()
+
+    def close_some() -> None:
+        chance = random.Random(64)
+        while not done.wait(chance.uniform(0, 0.002)):
+            stream = streams[chance.randrange(threads)]
+            if stream is not None:
+                stream.close()
+
+    def one_round(index: int, data: bytes, chance: random.Random) -> bool:
+        """Whether it went to its end."""
+        stream = streams[index] = streams[index] or tunnel.connect_tcp(IPV4, 7, PATIENCE)
+        try:
+            stream.write(data, PATIENCE)
+            received = b""
+            while len(received) < len(data):
+                with contextlib.suppress(OperationTimeout):
+                    received += stream.read(65536, chance.choice((0.0005, 0.002, PATIENCE)))
+            assert received == data
+            return True
+        except ConnectionReset:
+            streams[index] = None
+            return False
+
+    def work(index: int) -> int:
+        chance = random.Random(index)
+        interrupted = 0
+        for _ in range(rounds):
+            while not one_round(index, chance.randbytes(chance.choice((1, 100, 5000))), chance):
+                interrupted += 1
+        last = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+        all_there.wait(PATIENCE)  # then nobody comes any more, and each who leaves has to hand over to one who waits
+        assert exchange(last, b"the last one") == b"the last one"
+        last.close()
+        return interrupted
+
+    def stop_closing() -> None:
+        done.set()
+        closer.join()
+
+    closer = threading.Thread(target=close_some)
+    all_there = threading.Barrier(threads, stop_closing)
+    closer.start()
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            closed = sum(pool.map(work, range(threads)))
+    finally:
+        done.set()
+    assert closed > 0, "no stream was closed under its thread: the test tests nothing"
+    for stream in streams:
+        if stream is not None:
+            stream.close()
+    driver = tunnel._running()[1]
+    with driver.lock:
+        assert not driver._waiters
+        assert not driver._by_key
+
+
 def test_the_thread_acknowledges_while_nobody_waits(peer: WireGuardPeer, tunnel: Tunnel) -> None:
     """Data that nobody reads is acknowledged: the far side's queue empties up to our window."""
     stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)

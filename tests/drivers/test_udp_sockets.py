@@ -62,6 +62,27 @@ def test_equal_datagrams_of_one_source_are_one_batch(receiver: UdpSocket, sender
     assert receive_all(receiver) == [(b"".join(datagrams), 1000)]
 
 
+def test_without_joining_a_read_is_one_of_the_systems(receiver: UdpSocket, sender: socket.socket) -> None:
+    receiver.coalesces = False
+    send_all(sender, receiver, b"a" * 100)
+    send_all(sender, receiver, b"b" * 100)
+    first = receiver.receive(join=False)
+    assert first is not None
+    assert not receiver.holds
+    assert bytes(first[0]) == b"a" * 100
+    assert receive_all(receiver) == [(b"b" * 100, 100)]
+
+
+def test_what_is_held_back_is_known(receiver: UdpSocket, sender: socket.socket) -> None:
+    send_all(sender, receiver, b"a" * 100, b"b" * 150)
+    first = receiver.receive()
+    assert first is not None
+    if len(first[0]) == 100:  # else the system has coalesced them
+        assert receiver.holds
+        assert datagrams_of(receive_all(receiver)) == [b"b" * 150]
+    assert not receiver.holds
+
+
 def test_a_shorter_datagram_ends_its_batch(receiver: UdpSocket, sender: socket.socket) -> None:
     send_all(sender, receiver, b"a" * 100, b"b" * 100, b"c" * 30, b"d" * 100)
     assert receive_all(receiver) == [(b"a" * 100 + b"b" * 100 + b"c" * 30, 100), (b"d" * 100, 100)]

@@ -270,3 +270,27 @@ def test_a_context_that_checks_names_wants_one(hostname: str | None) -> None:
     """`wrap_bio` of Python 3.11 would accept any certificate then."""
     with pytest.raises(ValueError, match="check_hostname requires server_hostname"):
         TlsSession(ssl.create_default_context(), hostname)
+
+
+def test_a_drained_session_has_nothing_to_read_until_the_network_brings_more() -> None:
+    session, server = connect()
+
+    def drained() -> bool:
+        return session.is_drained
+
+    assert session.read(1) is None  # the session tickets
+    assert drained()
+    record = server.to_client(b"hello")
+    session.receive_data(record[:-1])
+    assert not drained()
+    assert session.read(65536) is None
+    assert drained()  # OpenSSL holds what it has of the record
+    session.receive_data(record[-1:])
+    assert session.read(2) == b"he"
+    assert not drained()
+    assert session.read(65536) == b"llo"
+    assert drained()
+    session.receive_eof()
+    assert not drained()
+    assert session.read(65536) == b""
+    assert not drained()
