@@ -77,6 +77,11 @@ class Engine:
         if packets:
             self.stack.receive_packets(packets, now)
 
+    @property
+    def output_due(self) -> bool:
+        """Whether `datagrams_to_send` has anything to do."""
+        return self.stack.output_due or self.device.output_due
+
     def datagrams_to_send(self, now: float) -> list[DatagramRun]:
         """Everything due, in runs ready for one segmented send each."""
         device = self.device
@@ -90,8 +95,10 @@ class Engine:
 
     def next_timeout(self) -> float | None:
         """When to call `handle_timeout` next: monotonic seconds, perhaps in the past; None when no timer runs."""
-        timers = (self.device.next_timeout(), self.stack.next_timeout())
-        return min((timer for timer in timers if timer is not None), default=None)
+        device, stack = self.device.next_timeout(), self.stack.next_timeout()
+        if device is None or stack is None:
+            return stack if device is None else device
+        return min(device, stack)
 
     def handle_timeout(self, now: float) -> None:
         """Run the timers that are due; spurious calls are no-ops."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Literal, NoReturn, Protocol, cast
 
 from httpx_wireguard._config import Config
 from httpx_wireguard._tls import SupportsWrapBio
@@ -13,7 +13,6 @@ from httpx_wireguard._tunnel import AsyncTunnel, Tunnel
 
 Conf = str | os.PathLike[str] | Config
 DnsServers = Sequence[str] | Literal["system"] | None
-Connection = TypeVar("Connection")
 
 _LOOKED_FOR_BY = {
     **dict.fromkeys(("handle_request", "close", "__enter__", "__exit__"), "Client"),
@@ -157,66 +156,6 @@ def missing_attribute(transport: object, name: str, family: str) -> AttributeErr
     return WrongClientError(
         f"{family}.{client} needs another class than {kind}: from {_MODULES[family]} import {needed}"
     )
-
-
-# -- connection pools: what httpcore 1.0.9 and httpcore2 2.16 need mended; without the fault a mend changes nothing
-
-
-def keep_requested_connections(pool: Any, closing: list[Connection]) -> list[Connection]:
-    """Put those of the connections to close that belong to a request back into the pool.
-
-    With threads, httpcore 1.0.9 takes such a connection for idle until its request has begun, and closes it as surplus;
-    or, when the request begins and is answered while another thread looks, for one that the server has ended.
-
-    Returns:
-        The others.
-    """
-    requested = _requested(pool)
-    pool._connections += [connection for connection in closing if id(connection) in requested]
-    return [connection for connection in closing if id(connection) not in requested]
-
-
-def take_abandoned(pool: Any) -> list[Any]:
-    """Take connections out of the pool that serve no request and are not idle, and give their slots away.
-
-    A request that ends between two of httpcore's steps, by cancellation above all, leaves them there for ever: never
-    connected (httpcore 1.0.9), or connected and never used (httpcore2, too). Where httpcore's internals have changed,
-    nothing is touched.
-
-    Returns:
-        Connections to close.
-    """
-    try:
-        with pool._optional_thread_lock:
-            requested = _requested(pool)
-            abandoned = [
-                connection
-                for connection in pool._connections
-                if id(connection) not in requested and not connection.is_idle()
-            ]
-            pool._connections = [connection for connection in pool._connections if connection not in abandoned]
-            return abandoned + cast("list[Any]", pool._assign_requests_to_connections())
-    except AttributeError:
-        return []
-
-
-def broken_connections(pool: Any) -> list[Any]:
-    """Connections to close because a write cut short has ended their stream.
-
-    HTTP/2 shares a connection, and httpcore does not notice that a cancelled write has ended it for all.
-    """
-    return [connection for connection in pool._connections if getattr(_network_stream(connection), "cut_short", False)]
-
-
-def _requested(pool: Any) -> set[int]:
-    return {id(request.connection) for request in pool._requests}
-
-
-def _network_stream(connection: Any) -> Any:
-    """The stream of what speaks HTTP at the end of a pool's connection, which wraps it once or, with a proxy, twice."""
-    while hasattr(connection, "_connection"):
-        connection = connection._connection
-    return getattr(connection, "_network_stream", None)
 
 
 class ResponseStream:

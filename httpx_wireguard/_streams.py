@@ -160,6 +160,7 @@ class AsyncStream(ABC):
 
     _driver: Driver
     _name: str  # "address:port", for error texts
+    _holds_back = True  # `_send` may leave something to `_flush`
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"
@@ -206,7 +207,7 @@ class AsyncStream(ABC):
                     f"write timed out: {self._name} took {taken} of {total} bytes, then none for {timeout:g} s"
                 )
             data = data[sent:]
-        if total and not await self._flush(self._deadline(timeout)):
+        if total and self._holds_back and not await self._flush(self._deadline(timeout)):
             raise OperationTimeout(f"write timed out: {self._name} took no data for {timeout:g} s")
 
     async def start_tls(
@@ -272,11 +273,14 @@ class AsyncStream(ABC):
 class AsyncTcpStream(AsyncStream):
     """A plain TCP connection inside the tunnel."""
 
+    _holds_back = False
+
     def __init__(self, driver: Driver, sock: StreamSocket, facts: ConnectionFacts | None = None) -> None:
         self._driver = driver
         self._socket = sock
         self._local = sock.local
         self._remote = sock.remote
+        self._keys = (sock,)
         self._facts = facts
         self._closed = False
         self._name = address_text(*sock.remote)
@@ -313,7 +317,7 @@ class AsyncTcpStream(AsyncStream):
         with self._driver.lock:
             if deadline == AT_ONCE:
                 self._driver.catch_up()
-            if not await self._wait(lambda: sock.readable, deadline):
+            if not await self._wait(self._may_read, deadline):
                 return None
             data = sock.receive(max_bytes, self._driver.now())
             self._driver.pump()
@@ -324,7 +328,7 @@ class AsyncTcpStream(AsyncStream):
     async def _send(self, data: memoryview, deadline: float | None) -> int:
         sock = self._socket
         with self._driver.lock:
-            if not await self._wait(lambda: sock.writable or sock.error is not None, deadline):
+            if not await self._wait(self._may_write, deadline):
                 return 0
             sent = 0 if sock.error is not None else sock.send(data, self._driver.now())
             self._driver.pump()
@@ -335,12 +339,17 @@ class AsyncTcpStream(AsyncStream):
     async def _flush(self, deadline: float | None) -> bool:
         return True
 
+    def _may_read(self) -> bool:
+        return self._closed or self._socket.readable
+
+    def _may_write(self) -> bool:
+        return self._closed or self._socket.writable
+
     async def _wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
         """Wait, lock held, until `ready`; an error when somebody else closes the stream meanwhile."""
-        if deadline == AT_ONCE or self._closed:
-            is_ready = ready()
-        else:
-            is_ready = await self._driver.wait(lambda: self._closed or ready(), (self._socket,), deadline)
+        is_ready = ready()
+        if deadline != AT_ONCE and (not is_ready or self._driver.takes_turns) and not self._closed:
+            is_ready = await self._driver.wait(ready, self._keys, deadline)
         if self._closed:
             raise ConnectionReset(f"the stream to {self._name} was closed on this side")
         return is_ready

@@ -19,7 +19,12 @@ class Driver(Protocol):
     """What an operation needs of the driver that it runs on.
 
     `lock` guards the engine and its sockets; it is held around every method but `now`.
+
+    Attributes:
+        takes_turns: an operation that need not wait calls `wait` all the same, so that others get their turn.
     """
+
+    takes_turns: bool
 
     @property
     def lock(self) -> threading.Lock: ...

@@ -28,6 +28,8 @@ Datagram = tuple[bytes, Address] | tuple[bytes, Address, float]  # with its sour
 class MemoryDriver:
     """Waits, without ever suspending, on one condition that every `pump` and `wake` notifies."""
 
+    takes_turns = False
+
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.closed = False
@@ -78,6 +80,8 @@ class MemoryDriver:
 
 class VirtualDriver:
     """Time is a number; waiting runs the scheduled events in order."""
+
+    takes_turns = True
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -19,6 +19,7 @@ from httpx_wireguard._wireguard.runs import DatagramRun
 READS_PER_STEP = 8  # coalesced reads before timers and sends get their turn
 EXIT_PATIENCE = 1.0  # seconds that the interpreter's exit waits for a thread that is at work
 FRESH = 0.0005  # seconds for which "nothing was waiting" is believed by `catch_up`
+STREAM_GAP = 0.0005  # seconds; reads closer to each other belong to a stream, in which datagrams are worth joining
 
 
 class Waiter(Protocol):
@@ -62,7 +63,8 @@ class BaseDriver(ABC):
         self._on_unanswered = on_unanswered
         self._by_key: dict[Hashable, list[Waiter]] = {}
         self._observers: list[Waiter] = []  # they wait for something that is no socket
-        self._last_empty_read = -math.inf
+        self._last_empty_read = self._last_read = -math.inf
+        self._probably_empty = False  # the last read brought nothing, or a datagram alone
         self._stopped = False
         self._exiting = False
         self._racing: dict[tuple[Any, ...], tuple[Peer, float | None, list[tuple[Any, ...]]]] = {}
@@ -72,10 +74,7 @@ class BaseDriver(ABC):
         """Whether the interpreter ends, and `lock` stops everybody but the one who ends it."""
         return self._exiting
 
-    @staticmethod
-    def now() -> float:
-        """Monotonic seconds."""
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
 
     @abstractmethod
     def start(self) -> None:
@@ -182,29 +181,37 @@ class BaseDriver(ABC):
     # -- the sockets and the timers
 
     def _receive_until(self, ready: Callable[[], bool]) -> bool:
-        """Take in what has arrived, up to a limit; returns whether that was all."""
+        """Take in what has arrived, up to a limit; returns whether that was all that a poll would not tell of."""
         for _ in range(READS_PER_STEP):
             if not self._receive():
                 return True
             self._notify()
             if ready():
                 break
+            if self._probably_empty:
+                return True
         return False
 
     def _receive(self) -> bool:
         """One read of each UDP socket; returns whether there was anything."""
-        found = False
+        found, alone = False, True
         now = time.monotonic()
+        in_stream = now - self._last_read < STREAM_GAP
         for one in self.sockets:
-            batch = one.receive()
+            batch = one.receive(in_stream)
             if batch is not None:
                 found = True
                 data, segment_size, source, ecn = batch
+                alone = alone and len(data) <= segment_size and not one.holds
                 self.engine.receive_datagrams(data, segment_size, source, now, ecn=ecn)
-            for endpoint, error in one.take_errors():
-                self.engine.on_send_error(endpoint, error)
-        if not found:
+            if one.has_errors:
+                for endpoint, error in one.take_errors():
+                    self.engine.on_send_error(endpoint, error)
+        if found:
+            self._last_read = now
+        else:
             self._last_empty_read = now
+        self._probably_empty = alone
         return found
 
     def _handle_timeout(self) -> None:
@@ -214,7 +221,8 @@ class BaseDriver(ABC):
             self._on_unanswered(peer)
 
     def _send_due(self) -> None:
-        while runs := self.engine.datagrams_to_send(time.monotonic()):
+        engine = self.engine
+        while engine.output_due and (runs := engine.datagrams_to_send(time.monotonic())):
             for run in runs:
                 self._send(run)
 

@@ -147,6 +147,8 @@ class LoopWaits:
     Any number of loops, in any threads, may use one of these over a driver that has a thread of its own.
     """
 
+    takes_turns = True
+
     def __init__(self, driver: BaseDriver) -> None:
         self.driver = driver
         self.now = driver.now
@@ -195,7 +197,7 @@ class LoopWaits:
             await self._unlocked(sleep, 0)
 
     async def _unlocked(self, sleep: Callable[..., Awaitable[None]], *arguments: float | None) -> None:
-        """`await sleep(*arguments)`, made here: Python warns of a coroutine that an interrupt keeps from its `await`."""
+        """`await sleep(*arguments)`, made here: Python warns of a coroutine that an interrupt keeps from `await`."""
         lock = self.lock
         lock.release()
         try:

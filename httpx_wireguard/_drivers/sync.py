@@ -30,7 +30,7 @@ from httpx_wireguard._errors import TunnelClosed, WireGuardError
 from httpx_wireguard._wireguard.peer import Peer
 
 GRACE = 0.001  # seconds that the thread leaves to a caller who will be back at once, as in a loop of small requests
-LONGEST_WATCH = 0.032  # seconds between the thread's looks while callers drive; doubles from GRACE
+LONGEST_WATCH = 0.032  # seconds between the thread's looks while callers drive; doubles from GRACE, then it rests
 LONGEST_PAUSE = 0.004  # the same while they come and go: each look takes the interpreter from the one who is at work
 LONGEST_POLL = 86_400.0  # seconds; poll takes milliseconds in an int
 
@@ -69,20 +69,20 @@ class _Waiter:
             self._gate.acquire(blocking=False)
 
 
-class _WakeUp(Protocol):
-    """Ends a poll from another thread."""
+class _Bell(Protocol):
+    """A descriptor that becomes ready when another thread rings."""
 
     def fileno(self) -> int: ...
 
-    def set(self) -> None: ...
+    def ring(self) -> None: ...
 
-    def clear(self) -> None: ...
+    def silence(self) -> None: ...
 
     def close(self) -> None: ...
 
 
-class _EventWakeUp:
-    """One descriptor: Linux' eventfd."""
+class _EventBell:
+    """Linux' eventfd: one descriptor."""
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -90,11 +90,11 @@ class _EventWakeUp:
     def fileno(self) -> int:
         return self._descriptor
 
-    def set(self) -> None:
+    def ring(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # closed
             os.eventfd_write(self._descriptor, 1)
 
-    def clear(self) -> None:
+    def silence(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             os.eventfd_read(self._descriptor)
 
@@ -104,8 +104,8 @@ class _EventWakeUp:
             os.close(descriptor)
 
 
-class _PairWakeUp:
-    """The same with a pair of sockets, which every system has."""
+class _PairBell:
+    """A pair of sockets, which every system has."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
@@ -115,11 +115,11 @@ class _PairWakeUp:
     def fileno(self) -> int:
         return self._reader.fileno()
 
-    def set(self) -> None:
-        with contextlib.suppress(OSError):  # full: it is awake already
+    def ring(self) -> None:
+        with contextlib.suppress(OSError):  # full: it rings already
             self._writer.send(b"\0")
 
-    def clear(self) -> None:
+    def silence(self) -> None:
         with contextlib.suppress(OSError):
             self._reader.recv(4096)
 
@@ -128,8 +128,47 @@ class _PairWakeUp:
         self._writer.close()
 
 
-def _new_wake_up() -> _WakeUp:
-    return _EventWakeUp() if hasattr(os, "eventfd") else _PairWakeUp()
+class _Sleeper:
+    """Sleeps until a descriptor is ready, or another thread wakes it up."""
+
+    def __init__(self) -> None:
+        self._bell: _Bell = _EventBell() if hasattr(os, "eventfd") else _PairBell()
+        self._woken = False
+        self._poller: Any = None
+        self._watched: Sequence[Any] | None = None  # what the poller knows beside the bell
+
+    def wake(self) -> None:
+        """End the sleep, or the next one if none is under way."""
+        self._bell.ring()
+
+    def sleep(self, readers: Sequence[Any], writers: Sequence[Any], timeout: float | None) -> None:
+        """Until one of them is ready or broken, we are woken, or `timeout` seconds passed."""
+        with contextlib.suppress(ValueError, OSError):  # closed under our feet: the caller looks and sees
+            if writers or not hasattr(select, "poll"):
+                ready, _, _ = select.select([self._bell, *readers], writers, [], timeout)
+                self._woken = self._bell in ready
+                return
+            if readers != self._watched:
+                self._watch(readers)
+            limit = None if timeout is None else math.ceil(min(timeout, LONGEST_POLL) * 1000)
+            bell = self._bell.fileno()
+            self._woken = any(descriptor == bell for descriptor, _ in self._poller.poll(limit))
+
+    def _watch(self, readers: Sequence[Any]) -> None:
+        self._watched = None
+        self._poller = select.poll()
+        for reader in (self._bell, *readers):
+            self._poller.register(reader, select.POLLIN)
+        self._watched = readers
+
+    def clear(self) -> None:
+        """Be ready for the next `wake`, if it was that which ended the sleep."""
+        if self._woken:
+            self._woken = False
+            self._bell.silence()
+
+    def close(self) -> None:
+        self._bell.close()
 
 
 class Companion(Protocol):
@@ -165,6 +204,8 @@ class SyncDriver(BaseDriver):
         bridges: what else there is to serve; set once, with the lock held.
     """
 
+    takes_turns = False
+
     def __init__(self, engine: Engine, sockets: UdpSockets, on_unanswered: Callable[[Peer], None]) -> None:
         super().__init__(engine, sockets, on_unanswered)
         self._driver: object | None = None  # who receives: a waiter, or this driver itself for its thread
@@ -172,9 +213,10 @@ class SyncDriver(BaseDriver):
         self._loops_waiting = 0  # tasks of event loops, and bridges, neither of which can
         self.bridges: Companion | None = None
         # one each, for a caller that takes over from the thread polls before the thread has left its own poll
-        self._thread_wake_up, self._caller_wake_up = _new_wake_up(), _new_wake_up()
+        self._thread_sleeper, self._caller_sleeper = _Sleeper(), _Sleeper()
         self._sleeping_until = -math.inf  # the driver's poll ends then at the latest; -inf: nobody polls
         self._left_at = 0.0  # when the last caller stopped driving
+        self._resting = False  # the thread sleeps until a caller that leaves wakes it
         self._dropped = False
         self._thread = threading.Thread(target=self._run, name="httpx-wireguard", daemon=True)
 
@@ -213,7 +255,7 @@ class SyncDriver(BaseDriver):
     def look_again(self) -> None:
         """End the poll of whoever drives, if one is under way. *Lock held.*"""
         if self._sleeping_until != -math.inf:
-            (self._thread_wake_up if self._driver is self else self._caller_wake_up).set()
+            (self._thread_sleeper if self._driver is self else self._caller_sleeper).wake()
 
     def _next_timeout(self) -> float | None:
         timeout = self.engine.next_timeout()
@@ -252,7 +294,7 @@ class SyncDriver(BaseDriver):
     def close_soon(self) -> None:
         """Close from the thread; takes no lock, so it may be called from a finalizer."""
         self._dropped = True
-        self._thread_wake_up.set()
+        self._thread_sleeper.wake()
 
     def close(self, error: WireGuardError) -> None:
         """Reset the connections, wake every waiter, end the thread. Idempotent; never waits for the far side."""
@@ -265,8 +307,8 @@ class SyncDriver(BaseDriver):
             self._signal_all()
             if self.bridges is not None:
                 self.bridges.close()
-            self._thread_wake_up.set()
-            self._caller_wake_up.set()
+            self._thread_sleeper.wake()
+            self._caller_sleeper.wake()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=1.0)
         self._close_sockets()
@@ -275,8 +317,8 @@ class SyncDriver(BaseDriver):
         if self.bridges is not None:
             self.bridges.abandon()
         self.sockets.close()
-        self._thread_wake_up.close()
-        self._caller_wake_up.close()
+        self._thread_sleeper.close()
+        self._caller_sleeper.close()
 
     # -- waiting
 
@@ -285,7 +327,7 @@ class SyncDriver(BaseDriver):
         super().register(waiter, keys)
         self._loops_waiting += 1
         if self._driver is None and not self._waiters:
-            self._thread_wake_up.set()
+            self._thread_sleeper.wake()
 
     def unregister(self, waiter: LoopWaiter, keys: Sequence[Hashable]) -> None:
         super().unregister(waiter, keys)
@@ -311,47 +353,57 @@ class SyncDriver(BaseDriver):
             if self._waiters:
                 next(iter(self._waiters)).signal()
             elif self._loops_waiting:
-                self._thread_wake_up.set()
+                self._thread_sleeper.wake()
             else:
                 self._left_at = time.monotonic()
+                if self._resting:
+                    self._thread_sleeper.wake()
 
     # -- driving
 
     def _drive(self, waiter: _Waiter, ready: Callable[[], bool], deadline: float | None) -> None:
         """Drive until `ready()`, the deadline or the end of the tunnel."""
         if self._driver is self:
-            self._thread_wake_up.set()  # it polls: it stands back when it looks up
+            self._thread_sleeper.wake()  # it polls: it stands back when it looks up
         self._driver = waiter
         self._sleeping_until = -math.inf
         try:
+            drained = self._probably_empty
             while not self._stopped:
-                drained = self._receive_until(ready)
-                if ready():
-                    return  # without a pump: the caller reads first, and one acknowledgment tells of data and window
+                if not drained:
+                    drained = self._receive_until(ready)
+                    if ready():
+                        return  # without a pump: the caller reads first, so one acknowledgment tells of data and window
                 self.pump()
                 if ready() or (deadline is not None and time.monotonic() >= deadline):
                     return
-                self._poll(self._caller_wake_up, deadline if drained else 0.0)
+                self._poll(self._caller_sleeper, deadline if drained else 0.0)
+                drained = False
         finally:
             self._driver = None
 
-    def _poll(self, wake_up: _WakeUp, deadline: float | None) -> None:
+    def _poll(self, sleeper: _Sleeper, deadline: float | None) -> None:
         """Sleep, the lock free, until something arrives, a timer or the deadline is due, or somebody wakes us."""
         timer = self._next_timeout()
-        until = min((t for t in (timer, deadline) if t is not None), default=math.inf)
+        until = math.inf if timer is None else timer
+        if deadline is not None and deadline < until:
+            until = deadline
         timeout = None if until == math.inf else max(until - time.monotonic(), 0.0)
         who, self._sleeping_until = self._driver, until
         if isinstance(who, _Waiter):
             who.rearm()
-        more, writers = ([], []) if self.bridges is None else self.bridges.descriptors()
-        readers = [wake_up, *self.sockets, *more]
+        readers: list[Any] = list(self.sockets)
+        writers: list[Any] = []
+        if self.bridges is not None:
+            more, writers = self.bridges.descriptors()
+            readers += more
         self.lock.release()
         try:
-            _wait_ready(readers, writers, timeout)
+            sleeper.sleep(readers, writers, timeout)
         finally:
             self.lock.acquire()
             self._rest_at_exit()
-            wake_up.clear()
+            sleeper.clear()
             if self._driver is who:
                 self._sleeping_until = -math.inf
         if self._stopped:
@@ -362,8 +414,8 @@ class SyncDriver(BaseDriver):
             self.bridges.collect()
 
     def _run(self) -> None:
-        """The background thread."""
-        watch, looked_at = GRACE, -math.inf
+        """The background thread. It rests while one caller waits long, as for the next event of a stream."""
+        watch, looked_at, seen = GRACE, -math.inf, None
         self.lock.acquire()
         try:
             while not self._stopped and not self._dropped:
@@ -371,7 +423,9 @@ class SyncDriver(BaseDriver):
                     watch = GRACE
                     self._stand_in()
                 else:
-                    self._watch(watch)
+                    rests = self._driver is not None and self._driver is seen and watch == LONGEST_WATCH
+                    seen = self._driver
+                    self._watch(None if rests else watch)
                     longest = LONGEST_WATCH if self._driver is not None else LONGEST_PAUSE
                     watch = min(2 * watch, longest) if self._driver or self._left_at > looked_at else GRACE
                     looked_at = time.monotonic()
@@ -392,28 +446,18 @@ class SyncDriver(BaseDriver):
             while self._driver is self and not self._stopped and not self._dropped:
                 drained = self._receive_until(lambda: False)
                 self.pump()
-                self._poll(self._thread_wake_up, None if drained else 0.0)
+                self._poll(self._thread_sleeper, None if drained else 0.0)
         finally:
             if self._driver is self:
                 self._driver = None
 
-    def _watch(self, seconds: float) -> None:
-        """Leave the callers alone for a while, or until an event loop needs somebody who drives."""
+    def _watch(self, seconds: float | None) -> None:
+        """Leave the callers alone for a while, or until an event loop needs somebody who drives; None: rest."""
+        self._resting = seconds is None
         self.lock.release()
         try:
-            _wait_ready([self._thread_wake_up], [], seconds)
+            self._thread_sleeper.sleep([], [], seconds)
         finally:
             self.lock.acquire()
-            self._thread_wake_up.clear()
-
-
-def _wait_ready(readers: Sequence[Any], writers: Sequence[Any], timeout: float | None) -> None:
-    """Until one of them is ready or broken, or `timeout` seconds passed."""
-    with contextlib.suppress(ValueError, OSError):  # closed under our feet: the caller looks and sees
-        if writers or not hasattr(select, "poll"):
-            select.select(readers, writers, [], timeout)
-            return
-        poller = select.poll()
-        for reader in readers:
-            poller.register(reader, select.POLLIN)
-        poller.poll(None if timeout is None else math.ceil(min(timeout, LONGEST_POLL) * 1000))
+            self._resting = False
+            self._thread_sleeper.clear()

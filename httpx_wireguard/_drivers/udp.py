@@ -151,12 +151,25 @@ class UdpSocket:
         port: int = self._socket.getsockname()[1]
         return port
 
-    def receive(self) -> Batch | None:
+    @property
+    def holds(self) -> bool:
+        """Whether the next `receive` has something, of which the system knows nothing any more."""
+        return self._held is not None
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether `take_errors` has something."""
+        return bool(self._errors)
+
+    def receive(self, join: bool = True) -> Batch | None:
         """What waits: data, size of each datagram in it (the last may be shorter), source, and codepoint; None when
         nothing does.
 
         Small reads of equal datagrams are joined here, so that the engine sees batches also where the kernel does not
         coalesce. The data is valid until the next call. ICMP errors go to `take_errors`.
+
+        Args:
+            join: False where no stream is under way, and a second read would find nothing.
         """
         if self._held is not None:
             batch, self._held = self._held, None
@@ -165,7 +178,7 @@ class UdpSocket:
         if first is None:
             return None
         length, size, *kind = first
-        while size and length < JOIN_BELOW and length % size == 0:
+        while join and size and length < JOIN_BELOW and length % size == 0:
             more = self._read(length)
             if more is None:
                 break
@@ -295,6 +308,9 @@ class UdpSockets:
     def usable(self, endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Those of the socket addresses for whose IP version a socket is open."""
         return [endpoint for endpoint in endpoints if _family(endpoint) in self._by_family]
+
+    def __len__(self) -> int:
+        return len(self._by_family)
 
     def __iter__(self) -> Iterator[UdpSocket]:
         return iter(list(self._by_family.values()))

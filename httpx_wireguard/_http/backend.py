@@ -125,6 +125,8 @@ class WireGuardNetworkStream(httpcore.NetworkStream):
             raise_as(error, httpcore.ReadTimeout, httpcore.ReadError)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return  # httpcore writes the empty body of a GET, and its end
         try:
             self._stream.write(buffer, timeout)
         except OSError as error:
@@ -246,6 +248,8 @@ class AsyncWireGuardNetworkStream(httpcore.AsyncNetworkStream):
             raise_as(error, httpcore.ReadTimeout, httpcore.ReadError)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return
         try:
             await self._stream.write(buffer, timeout)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,6 +13,7 @@ import httpx
 from httpx_wireguard import _families
 from httpx_wireguard._families import AsyncTunnelLike, Conf, DnsServers, TunnelLike
 from httpx_wireguard._http.backend import AsyncWireGuardBackend, WireGuardBackend
+from httpx_wireguard._pools import Assigner
 from httpx_wireguard._tunnel import Tunnel
 
 CertTypes = str | tuple[str, str] | tuple[str, str, str]
@@ -24,6 +26,7 @@ class WireGuardConnectionPool(httpcore.ConnectionPool):
     def __init__(self, backend: WireGuardBackend, **arguments: Any) -> None:
         super().__init__(network_backend=backend, **arguments)
         self._backend = backend
+        self._assigner = Assigner(self) if Assigner.fits(self) else None
 
     def __enter__(self) -> Self:
         try:
@@ -37,7 +40,6 @@ class WireGuardConnectionPool(httpcore.ConnectionPool):
         try:
             response = super().handle_request(request)
         except BaseException as error:
-            self._close_connections(_families.take_abandoned(self))
             _families.restore_cause(error)
             raise
         response.stream = _families.ResponseStream(response.stream)
@@ -49,8 +51,9 @@ class WireGuardConnectionPool(httpcore.ConnectionPool):
 
     def _assign_requests_to_connections(self) -> list[httpcore.ConnectionInterface]:
         """httpcore's, mended."""
-        broken = _families.broken_connections(self)
-        return broken + _families.keep_requested_connections(self, super()._assign_requests_to_connections())
+        if self._assigner is None:
+            return super()._assign_requests_to_connections()
+        return self._assigner.assign(time.monotonic())
 
 
 class WireGuardTransport(httpx.HTTPTransport):
@@ -124,6 +127,7 @@ class AsyncWireGuardConnectionPool(httpcore.AsyncConnectionPool):
     def __init__(self, backend: AsyncWireGuardBackend, **arguments: Any) -> None:
         super().__init__(network_backend=backend, **arguments)
         self._backend = backend
+        self._assigner = Assigner(self) if Assigner.fits(self) else None
 
     async def __aenter__(self) -> Self:
         try:
@@ -137,7 +141,6 @@ class AsyncWireGuardConnectionPool(httpcore.AsyncConnectionPool):
         try:
             response = await super().handle_async_request(request)
         except BaseException as error:
-            await self._close_connections(_families.take_abandoned(self))
             _families.restore_cause(error)
             raise
         response.stream = _families.AsyncResponseStream(response.stream)
@@ -151,8 +154,9 @@ class AsyncWireGuardConnectionPool(httpcore.AsyncConnectionPool):
 
     def _assign_requests_to_connections(self) -> list[httpcore.AsyncConnectionInterface]:
         """httpcore's, mended."""
-        broken = _families.broken_connections(self)
-        return broken + _families.keep_requested_connections(self, super()._assign_requests_to_connections())
+        if self._assigner is None:
+            return super()._assign_requests_to_connections()
+        return self._assigner.assign(time.monotonic())
 
 
 class AsyncWireGuardTransport(httpx.AsyncHTTPTransport):

@@ -126,6 +126,8 @@ class WireGuardNetworkStream(httpcore2.NetworkStream):
             raise_as(error, httpcore2.ReadTimeout, httpcore2.ReadError)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return  # httpcore2 writes the empty body of a GET, and its end
         try:
             self._stream.write(buffer, timeout)
         except OSError as error:
@@ -247,6 +249,8 @@ class AsyncWireGuardNetworkStream(httpcore2.AsyncNetworkStream):
             raise_as(error, httpcore2.ReadTimeout, httpcore2.ReadError)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return
         try:
             await self._stream.write(buffer, timeout)
         except OSError as error:

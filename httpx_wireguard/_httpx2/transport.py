@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +14,7 @@ import httpx2
 from httpx_wireguard import _families
 from httpx_wireguard._families import AsyncTunnelLike, Conf, DnsServers, TunnelLike
 from httpx_wireguard._httpx2.backend import AsyncWireGuardBackend, WireGuardBackend
+from httpx_wireguard._pools import Assigner
 from httpx_wireguard._tunnel import Tunnel
 
 CertTypes = str | tuple[str, str] | tuple[str, str, str]
@@ -25,6 +27,7 @@ class WireGuardConnectionPool(httpcore2.ConnectionPool):
     def __init__(self, backend: WireGuardBackend, **arguments: Any) -> None:
         super().__init__(network_backend=backend, **arguments)
         self._backend = backend
+        self._assigner = Assigner(self) if Assigner.fits(self) else None
 
     def __enter__(self) -> Self:
         try:
@@ -38,7 +41,6 @@ class WireGuardConnectionPool(httpcore2.ConnectionPool):
         try:
             response = super().handle_request(request)
         except BaseException as error:
-            self._close_connections(_families.take_abandoned(self))
             _families.restore_cause(error)
             raise
         response.stream = _families.ResponseStream(response.stream)
@@ -50,8 +52,9 @@ class WireGuardConnectionPool(httpcore2.ConnectionPool):
 
     def _assign_requests_to_connections(self) -> list[httpcore2.ConnectionInterface]:
         """httpcore2's, mended."""
-        broken = _families.broken_connections(self)
-        return broken + _families.keep_requested_connections(self, super()._assign_requests_to_connections())
+        if self._assigner is None:
+            return super()._assign_requests_to_connections()
+        return self._assigner.assign(time.monotonic())
 
 
 class WireGuardTransport(httpx2.HTTPTransport):
@@ -125,6 +128,7 @@ class AsyncWireGuardConnectionPool(httpcore2.AsyncConnectionPool):
     def __init__(self, backend: AsyncWireGuardBackend, **arguments: Any) -> None:
         super().__init__(network_backend=backend, **arguments)
         self._backend = backend
+        self._assigner = Assigner(self) if Assigner.fits(self) else None
 
     async def __aenter__(self) -> Self:
         try:
@@ -138,7 +142,6 @@ class AsyncWireGuardConnectionPool(httpcore2.AsyncConnectionPool):
         try:
             response = await super().handle_async_request(request)
         except BaseException as error:
-            await self._close_connections(_families.take_abandoned(self))
             _families.restore_cause(error)
             raise
         response.stream = _families.AsyncResponseStream(response.stream)
@@ -152,8 +155,9 @@ class AsyncWireGuardConnectionPool(httpcore2.AsyncConnectionPool):
 
     def _assign_requests_to_connections(self) -> list[httpcore2.AsyncConnectionInterface]:
         """httpcore2's, mended."""
-        broken = _families.broken_connections(self)
-        return broken + _families.keep_requested_connections(self, super()._assign_requests_to_connections())
+        if self._assigner is None:
+            return super()._assign_requests_to_connections()
+        return self._assigner.assign(time.monotonic())
 
 
 class AsyncWireGuardTransport(httpx2.AsyncHTTPTransport):

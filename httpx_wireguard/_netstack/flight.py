@@ -69,7 +69,8 @@ class Flight:
     def size(self) -> int:
         """RFC 6675 4 SetPipe: bytes that are still in the network."""
         board = self.board
-        return max(self.next - self.unacknowledged - board.sacked - board.lost - board.duplicates * self.mss, 0)
+        size = self.next - self.unacknowledged - board.sacked - board.lost - board.duplicates * self.mss
+        return size if size > 0 else 0
 
     @property
     def recovering(self) -> bool:

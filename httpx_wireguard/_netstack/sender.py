@@ -349,8 +349,11 @@ class Sender(Flight):
 
     def next_timeout(self) -> float | None:
         """The earliest of all timers: monotonic seconds, or None."""
-        timers = (self.retransmit_at, self.pace_at, super().next_timeout())
-        return min((timer for timer in timers if timer is not None), default=None)
+        earliest = super().next_timeout()
+        for timer in (self.retransmit_at, self.pace_at):
+            if timer is not None and (earliest is None or timer < earliest):
+                earliest = timer
+        return earliest
 
     def handle_timeout(self, now: float) -> None:
         if self.pace_at is not None and now >= self.pace_at:

@@ -545,6 +545,11 @@ class Stack:
 
     # -- output
 
+    @property
+    def output_due(self) -> bool:
+        """Whether `packets_to_send` has anything to do."""
+        return bool(self._touched or self._outbox)
+
     def packets_to_send(self, now: float) -> list[Packets]:
         """Everything due, in runs towards one address each."""
         out, self._outbox = self._outbox, []
@@ -592,8 +597,10 @@ class Stack:
     # -- timers and the end
 
     def next_timeout(self) -> float | None:
-        timers = (self._deadlines.next(), self._fragments.next_timeout())
-        return min((timer for timer in timers if timer is not None), default=None)
+        connections, fragments = self._deadlines.next(), self._fragments.next_timeout()
+        if connections is None or fragments is None:
+            return fragments if connections is None else connections
+        return min(connections, fragments)
 
     def handle_timeout(self, now: float) -> None:
         for connection in self._deadlines.take_due(now):

@@ -258,6 +258,11 @@ class Device:
             peer.initiate(now)
             self._reschedule(peer)
 
+    @property
+    def output_due(self) -> bool:
+        """Whether `datagrams_to_send` has something."""
+        return bool(self._interface.queue)
+
     def datagrams_to_send(self) -> list[DatagramRun]:
         """Return and forget what is due, in order; equal-sized neighbours to one endpoint are one run."""
         return self._interface.queue.take()

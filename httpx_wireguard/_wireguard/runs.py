@@ -46,6 +46,9 @@ class RunQueue:
         self._room_for(endpoint, len(datagram), NOT_ECT)
         self._extend([datagram], len(datagram), 1)
 
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
     def take(self) -> list[DatagramRun]:
         """Return and forget all runs."""
         runs = self._runs
