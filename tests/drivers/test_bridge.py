@@ -892,9 +892,7 @@ def test_a_forked_child_shares_the_socket_and_keeps_no_far_end(peer: WireGuardPe
         """,
     )
     lines = printed.split("\n")
-    assert (
-        int(lines[0]) >= 5
-    )  # the UDP socket, two wake-ups (of two descriptors where there is no eventfd), the far end, the selector
+    assert int(lines[0]) >= 5  # the UDP socket, two wake-ups, the far end, the selector
     assert lines[1:3] == ["b'from the child'", "b''"]
 
 
