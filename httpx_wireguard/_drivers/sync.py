@@ -27,7 +27,7 @@ from httpx_wireguard._errors import TunnelClosed, WireGuardError
 from httpx_wireguard._wireguard.peer import Peer
 
 GRACE = 0.001  # seconds that the thread leaves to a caller who will be back at once, as in a loop of small requests
-LONGEST_WATCH = 0.032  # seconds between the thread's looks while callers drive; doubles from GRACE
+LONGEST_WATCH = 0.032  # seconds between the thread's looks while callers drive; doubles from GRACE, then it rests
 LONGEST_PAUSE = 0.004  # the same while they come and go: each look takes the interpreter from the one who is at work
 
 _log = logging.getLogger("httpx_wireguard.driver")
@@ -110,6 +110,7 @@ class SyncDriver(BaseDriver):
         self._thread_sleeper, self._caller_sleeper = Sleeper(), Sleeper()
         self._sleeping_until = -math.inf  # the driver's poll ends then at the latest; -inf: nobody polls
         self._left_at = 0.0  # when the last caller stopped driving
+        self._resting = False  # the thread sleeps until a caller that leaves wakes it
         self._dropped = False
         self._thread = threading.Thread(target=self._run, name="httpx-wireguard", daemon=True)
 
@@ -258,6 +259,8 @@ class SyncDriver(BaseDriver):
                 self._thread_sleeper.wake()
             else:
                 self._left_at = time.monotonic()
+                if self._resting:
+                    self._thread_sleeper.wake()
 
     # -- driving
 
@@ -314,8 +317,8 @@ class SyncDriver(BaseDriver):
             self.bridges.collect()
 
     def _run(self) -> None:
-        """The background thread."""
-        watch, looked_at = GRACE, -math.inf
+        """The background thread. It rests while one caller waits long, as for the next event of a stream."""
+        watch, looked_at, seen = GRACE, -math.inf, None
         self.lock.acquire()
         try:
             while not self._stopped and not self._dropped:
@@ -323,7 +326,9 @@ class SyncDriver(BaseDriver):
                     watch = GRACE
                     self._stand_in()
                 else:
-                    self._watch(watch)
+                    rests = self._driver is not None and self._driver is seen and watch == LONGEST_WATCH
+                    seen = self._driver
+                    self._watch(None if rests else watch)
                     longest = LONGEST_WATCH if self._driver is not None else LONGEST_PAUSE
                     watch = min(2 * watch, longest) if self._driver or self._left_at > looked_at else GRACE
                     looked_at = time.monotonic()
@@ -349,11 +354,13 @@ class SyncDriver(BaseDriver):
             if self._driver is self:
                 self._driver = None
 
-    def _watch(self, seconds: float) -> None:
-        """Leave the callers alone for a while, or until an event loop needs somebody who drives."""
+    def _watch(self, seconds: float | None) -> None:
+        """Leave the callers alone for a while, or until an event loop needs somebody who drives; None: rest."""
+        self._resting = seconds is None
         self.lock.release()
         try:
             self._thread_sleeper.sleep([], [], seconds)
         finally:
             self.lock.acquire()
+            self._resting = False
             self._thread_sleeper.clear()

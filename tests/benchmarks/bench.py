@@ -62,7 +62,7 @@ class Mode:
 
 
 def _busy(connections: int) -> Mode:
-    title = f"1 KB GETs on {connections} kept-alive connections at once"
+    title = f"1 KB GETs on kept-alive connections, {connections} at once"
     return Mode(title, ("requests/s", "CPU us"), "busy", HTTPX, job={"connections": connections})
 
 

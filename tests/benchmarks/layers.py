@@ -32,6 +32,13 @@ TITLES = {
     "socket": "The UDP socket, over the loopback interface, the kernel's work included",
 }
 
+ORDER = (
+    "device: open, check, accept", "of which the cipher", "stack and TCP: deliver", "read", "acknowledge",
+    "write", "TCP: build segments", "of which the checksum", "device: seal, make runs",
+    "of which the cipher and its header", "take acknowledgments", "whole engine", "MB/s", "CPU s/GB",
+    "send, offload", "send, plain", "receive, offload", "receive, plain",
+)  # fmt: skip
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -198,8 +205,9 @@ def tables(rounds: Sequence[dict[str, float]], spread: Callable[[Sequence[float]
     """One for each direction, and one for the sockets."""
     found = []
     for part in ("download", "upload", "socket"):
-        mine = [name for name in rounds[0] if name.startswith(f"{part}: ")]
         rows = [[part, "us a packet"]]
-        rows += [[name.partition(": ")[2], spread([each[name] for each in rounds])] for name in mine]
-        found.append(Table("layers", f"{TITLES[part]}", rows))
+        for layer in ORDER:
+            values = [each[name] for each in rounds if (name := f"{part}: {layer}") in each]
+            rows += [[layer, spread(values)]] if values else []
+        found.append(Table("layers", TITLES[part], rows))
     return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DOCS = Path("docs")
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE, FIGURES, PLOT = DOCS / "performance.md", DOCS / "performance.json", DOCS / "performance.svg"
 BAR, GAP, LEFT, WIDTH = 16, 6, 190, 720  # pixels of the plot
 COLOURS = {"tunnel": "#2b6cb0", "wireguard-go": "#dd8a33", "plain": "#9aa5b1"}
@@ -53,17 +53,23 @@ def write(new: dict[str, Any], tables: Callable[[dict[str, Any]], list[Table]]) 
             older = kept[part]["figures"]["runs"]
             figures["runs"] = [run for run in older if (run["mode"], run["client"]) not in again] + figures["runs"]
         kept[part] = {"machine": new["machine"], "figures": figures}
-    FIGURES.write_text(json.dumps(rounded(kept)) + "\n")
-    page = PAGE.read_text()
+    kept = rounded(kept)
+    FIGURES.write_text(json.dumps(kept) + "\n")
+    PAGE.write_text(rendered(PAGE.read_text(), kept, tables))
+    if "clients" in kept:
+        PLOT.write_text(plot(kept["clients"]["figures"]["runs"]))
+
+
+def rendered(page: str, kept: dict[str, Any], tables: Callable[[dict[str, Any]], list[Table]]) -> str:
+    """The page with these figures."""
     for part, measured in kept.items():
         lines = [f"Measured on {measured['machine']}."]
         if part == "clients":
             lines[0] += f" Server: {measured['figures']['server']}."
-            PLOT.write_text(plot(measured["figures"]["runs"]))
         for table in tables({part: measured["figures"]}):
             lines += ["", f"**{table.title}**", "", *markdown(table.rows)]
         page = replaced(page, part, "\n".join(lines))
-    PAGE.write_text(page)
+    return page
 
 
 def rounded(figures: Any) -> Any:

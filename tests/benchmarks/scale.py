@@ -35,7 +35,7 @@ COUNTS = (1, 10, 100, 1000)
 SIZE = 8 << 20  # bytes, of all connections together
 PACKETS = 44  # of a batch
 BATCHES = 40
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 3.0
 TITLES = {
     "connections": "Connections of one tunnel, in the engine",
     "peers": "Peers of one tunnel, in the engine",

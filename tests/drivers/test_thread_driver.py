@@ -32,6 +32,7 @@ from httpx_wireguard import (
     Tunnel,
     TunnelClosed,
 )
+from httpx_wireguard._drivers.sync import SyncDriver
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._streams import SyncStream
 from httpx_wireguard._wire.ecn import ECT_0
@@ -226,6 +227,26 @@ def test_the_thread_acknowledges_while_nobody_waits(peer: WireGuardPeer, tunnel:
             return isinstance(connection, TcpConnection) and connection.receiver.buffered == 50_000
 
     until(all_here)
+    stream.close()
+
+
+def test_the_thread_rests_while_a_caller_waits_long_and_is_back_when_it_leaves(
+    tunnel: Tunnel,
+) -> None:
+    """A reader of rare events would else cost thirty wake-ups a second; after it, somebody has to acknowledge."""
+    driver = tunnel._running()[1]
+    assert isinstance(driver, SyncDriver)
+    stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+    reader, outcome = in_thread(lambda: stream.read(65_536, PATIENCE))
+    until(lambda: driver._resting)
+    time.sleep(0.2)
+    assert driver._resting
+    stream.write(b"x", PATIENCE)
+    reader.join(PATIENCE)
+    assert outcome == [b"x"]
+    connection = stream._stream._socket  # type: ignore[attr-defined]  # a plain stream's
+    stream.write(b"y" * 50_000, PATIENCE)
+    until(lambda: connection.receiver.buffered == 50_000)
     stream.close()
 
 
