@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +28,8 @@ def parsed(packet: bytes) -> tuple[Ipv4Header | Ipv6Header, TcpHeader, int]:
     """The headers without what may differ inside a train, and the sequence number behind the packet."""
     ip: Ipv4Header | Ipv6Header
     if packet[0] >> 4 == 4:
-        ip = replace(Ipv4Header.parse(packet), identification=0)
+        ip = Ipv4Header.parse(packet)
+        ip.identification = 0
         length, offset = ip.total_length, 20
     else:
         ip = Ipv6Header.parse(packet)
@@ -49,7 +48,8 @@ def reference(packets: list[bytes]) -> int:
             next_ip, next_tcp, next_end = parsed(packet)
         except MalformedPacket:
             return index
-        is_next = next_tcp == replace(tcp, sequence=end) and next_tcp.header_length == tcp.header_length
+        tcp.sequence = end
+        is_next = next_tcp == tcp and next_tcp.header_length == tcp.header_length
         if next_ip != ip or not is_next or end >= 2**32:
             return index
         end = next_end

@@ -607,11 +607,11 @@ def test_a_bad_secret_key_is_a_config_error() -> None:
         SecretKey("nonsense")
 
 
-def test_the_list_of_the_linux_self_test_parses_within_two_seconds() -> None:
-    """netns.sh configures 255 * 256 allowed IPs of each family on one peer."""
+def test_the_list_of_the_linux_self_test_parses_in_seconds() -> None:
+    """netns.sh configures 255 * 256 allowed IPs of each family on one peer: in quadratic time that takes minutes."""
     lines = [f"AllowedIPs = {','.join(f'10.{a}.{b}.0/24' for b in range(256))}" for a in range(255)]
     configuration = text(peer="\n".join(lines))
-    started = time.perf_counter()
+    started = time.process_time()
     peer = only_peer(configuration)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 20
     assert len(peer.allowed_ips) == 255 * 256
