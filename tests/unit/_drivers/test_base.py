@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from httpx_wireguard._drivers.base import BULK, READS_PER_STEP, BaseDriver
+from httpx_wireguard._drivers.base import BULK, READS_PER_STEP, ROOMY, BaseDriver
 from httpx_wireguard._errors import WireGuardError
 
 
 class Socket:
     """Gives reads of these sizes, then nothing."""
 
+    holds = has_errors = False
+
     def __init__(self, sizes: list[int]) -> None:
         self.sizes = sizes
 
-    def receive(self) -> tuple[memoryview, int, tuple[Any, ...], int] | None:
+    def receive(self, in_stream: bool) -> tuple[memoryview, int, tuple[Any, ...], int] | None:
         return (memoryview(bytes(self.sizes.pop(0))), 1452, ("192.0.2.1", 1), 0) if self.sizes else None
-
-    def take_errors(self) -> list[Any]:
-        return []
 
 
 class Engine:
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = ROOMY) -> None:
+        self.stack = SimpleNamespace(socket_capacity=capacity)
         self.received: list[int] = []
 
     def receive_datagrams(self, data: memoryview, *_: object, ecn: int) -> None:
@@ -61,6 +62,20 @@ def test_behind_a_full_read_another_is_taken_before_the_reader_gets_it(
     driver = Driver(engine, sockets, lambda peer: None)
     assert driver._receive_until(lambda: bool(engine.received)) is drained
     assert engine.received == sizes[:taken]
+
+
+def test_a_small_socket_is_not_read_ahead_for_its_window_is_soon_used_up() -> None:
+    engine: Any = Engine(ROOMY - 1)
+    sockets: Any = [Socket([BULK, BULK])]
+    assert not Driver(engine, sockets, lambda peer: None)._receive_until(lambda: bool(engine.received))
+    assert engine.received == [BULK]
+
+
+def test_behind_a_lone_datagram_there_is_nothing_that_a_poll_would_not_tell() -> None:
+    engine: Any = Engine()
+    sockets: Any = [Socket([100, 100])]
+    assert Driver(engine, sockets, lambda peer: None)._receive_until(lambda: False)
+    assert engine.received == [100]
 
 
 def test_a_driver_whose_reader_is_not_served_reads_up_to_a_limit() -> None:
