@@ -157,7 +157,7 @@ def run(data: bytes) -> None:
             victim.deliver(datagram * script.choose((1, 1, 1, 2)), size, script.choose(SOURCES))
         elif step < 13:
             victim.device.send_packets(
-                script.choose(victim.device.peers), [bytes(script.byte())] * script.choose((1, 3, 200)), victim.now
+                script.choose(victim.device.peers), [bytes(20 + script.byte())] * script.choose((1, 3, 200)), victim.now
             )
             victim.collect()
         else:
