@@ -267,6 +267,7 @@ class _Network:
         return self._driver.engine.open_tcp(remote, now)
 
     def diagnose(self, address: str, now: float) -> WireGuardError | None:
+        self._driver.catch_up()  # an ICMP error may wait in the socket, behind whatever kept us from looking
         return self._driver.engine.explain_silence(address, now)
 
     def wake_later(self, key: Any) -> None:

@@ -33,6 +33,7 @@ from httpx_wireguard import (
     TunnelClosed,
 )
 from httpx_wireguard._drivers.sync import SyncDriver
+from httpx_wireguard._interface import _Network
 from httpx_wireguard._netstack.tcp import TcpConnection
 from httpx_wireguard._streams import SyncStream
 from httpx_wireguard._wire.ecn import ECT_0
@@ -335,6 +336,22 @@ def test_a_listener_and_udp_work_in_both_directions(peer: WireGuardPeer, tunnel:
     assert (data, source) == (b"datagram", (ours, socket.port))
     assert 0 < tunnel.ping(IPV6) < PATIENCE
     listener.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where the system tells of ICMP errors")
+def test_what_came_back_is_looked_at_before_a_silence_is_explained() -> None:
+    """Something else, a long import say, may have kept the driver from looking until the deadline."""
+    with WireGuardPeer() as gone:
+        config = gone.client_config()
+    with Tunnel(config) as tunnel:
+        interface, driver = tunnel._running()
+        until(lambda: interface.engine.device.peers[0].last_error is not None)
+        with driver.lock:
+            peer = interface.engine.device.peers[0]
+            assert peer.endpoint is not None
+            peer.last_error, driver._last_empty_read = None, -math.inf
+            driver.sockets.for_endpoint(peer.endpoint).send([b"x"], 1, peer.endpoint)
+            assert isinstance(_Network(driver).diagnose(IPV4, driver.now()), EndpointUnreachable)
 
 
 def test_a_closed_endpoint_is_named_as_what_refuses(peer: WireGuardPeer) -> None:

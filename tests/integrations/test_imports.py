@@ -32,7 +32,7 @@ NOT_FOR_A_REQUEST = (
     "httpx_wireguard._wire.icmp",
 )
 NOT_FOR_AN_ADDRESS = (
-    *("dns", "encodings.idna", "importlib.util"),
+    *("dns", "encodings.idna"),
     *(f"httpx_wireguard.{name}" for name in ("_dns", "_netstack.udp", "_wire.udp")),
 )
 NOT_FOR_A_NAME = ("dns.asyncresolver", "dns.asyncquery", "dns.rdtypes.dnskeybase", "dns.zone")

@@ -413,7 +413,10 @@ def test_get_is_interrupted_without_a_traceback(write_conf: WriteConf) -> None:
     with WireGuardPeer(handler=HangingHandler) as peer:
         arguments = ["get", "http://peer.test/", "-c", write_conf(wg_quick(peer.client_config())), "--timeout", "60"]
         child = subprocess.Popen(
-            [sys.executable, "-m", "httpx_wireguard", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-m", "httpx_wireguard", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         )
         with child:
             assert arrived.wait(60)
