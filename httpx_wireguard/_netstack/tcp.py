@@ -407,8 +407,10 @@ class TcpConnection:
         """
         index, count = 0, len(packets)
         while index < count and not (index and self.state in _ENDED):
-            taken = self._receive_train(packets, index, offset, now) if self._predictable else 0
-            taken = taken or (self._receive_predicted(packets, index, offset, now) if self._predictable else 0)
+            taken = 0
+            if self._predictable:
+                taken = self._receive_train(packets, index, offset, now)
+                taken = taken or self._receive_predicted(packets, index, offset, now)
             index += taken
             if taken:
                 continue
