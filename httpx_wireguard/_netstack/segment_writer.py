@@ -70,10 +70,8 @@ class SegmentWriter:
             if index == last:
                 word |= last_flags
             sequence &= 0xFFFFFFFF
-            checksum = 0xFFFF - (ones_sum(payload) + constant + length + sequence + word) % 0xFFFF
-            packets.append(
-                pack(ip_header, *ports, sequence, acknowledgment, word, window, checksum, 0, options) + payload
-            )
+            field = 0xFFFF - (ones_sum(payload) + constant + length + sequence + word) % 0xFFFF
+            packets.append(pack(ip_header, *ports, sequence, acknowledgment, word, window, field, 0, options) + payload)
             sequence += length
         return packets
 

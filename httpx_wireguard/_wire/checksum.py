@@ -28,7 +28,7 @@ def ones_sum(data: Buffer) -> int:
         first, second, third, fourth = unpack(data)
         number = _number(first) + _number(second) + _number(third) + _number(fourth)
         number = (number >> shift) + (number & mask)
-    return number % 0xFFFF or (0xFFFF if number else 0)
+    return _fold(number)
 
 
 @lru_cache(maxsize=64)  # lengths may come from the application: bounded
