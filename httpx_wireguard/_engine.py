@@ -83,7 +83,8 @@ class Engine:
     @property
     def output_due(self) -> bool:
         """Whether `datagrams_to_send` has anything to do."""
-        return self.stack.output_due or self.device.output_due
+        stack = self.stack
+        return bool(stack.touched or stack.outbox or self.device.queue.runs)
 
     def datagrams_to_send(self, now: float) -> list[DatagramRun]:
         """Everything due, in runs ready for one segmented send each."""

@@ -235,18 +235,20 @@ class BaseDriver(ABC):
                 self._send(run)
 
     def _send(self, run: DatagramRun) -> None:
-        targets = [run.endpoint]
+        self._send_to(run.endpoint, run)
         if run.endpoint in self._racing:
             peer, handshake_before, others = self._racing[run.endpoint]
-            if peer.last_handshake == handshake_before:
-                targets += others
-            else:
+            if peer.last_handshake != handshake_before:
                 del self._racing[run.endpoint]
-        for target in targets:
-            try:
-                self.sockets.for_endpoint(target).send(run.buffers, run.segment_size, target, run.ecn)
-            except OSError as error:
-                self.engine.on_send_error(target, error)
+                return
+            for other in others:
+                self._send_to(other, run)
+
+    def _send_to(self, target: tuple[Any, ...], run: DatagramRun) -> None:
+        try:
+            self.sockets.for_endpoint(target).send(run.buffers, run.segment_size, target, run.ecn)
+        except OSError as error:
+            self.engine.on_send_error(target, error)
 
     def _end_engine(self, error: WireGuardError) -> bool:
         """The part of closing that all drivers share; whether it had not been done before. *Lock held.*"""

@@ -78,7 +78,9 @@ class Sleeper:
     def __init__(self) -> None:
         self._wake_up: _WakeUp = _EventWakeUp() if hasattr(os, "eventfd") else _PairWakeUp()
         self._woken = False
+        self._polls = hasattr(select, "poll")
         self._poller: Any = None
+        self._own = self._wake_up.fileno()
         self._watched: tuple[Sequence[Any], Sequence[Any]] | None = None  # what the poller knows beside us
 
     def wake(self) -> None:
@@ -87,16 +89,19 @@ class Sleeper:
 
     def sleep(self, readers: Sequence[Any], writers: Sequence[Any], timeout: float | None) -> None:
         """Until one of them is ready or broken, we are woken, or `timeout` seconds passed."""
-        with contextlib.suppress(ValueError, OSError):  # closed under our feet: the caller looks and sees
-            if not hasattr(select, "poll"):
+        try:
+            if not self._polls:
                 ready, _, _ = select.select([self._wake_up, *readers], writers, [], timeout)
                 self._woken = self._wake_up in ready
                 return
             if (readers, writers) != self._watched:
                 self._watch(readers, writers)
             limit = None if timeout is None else math.ceil(min(timeout, LONGEST_POLL) * 1000)
-            own = self._wake_up.fileno()
-            self._woken = any(descriptor == own for descriptor, _ in self._poller.poll(limit))
+            for descriptor, _ in self._poller.poll(limit):
+                if descriptor == self._own:
+                    self._woken = True
+        except (ValueError, OSError):
+            return  # closed under our feet: the caller looks and sees
 
     def _watch(self, readers: Sequence[Any], writers: Sequence[Any]) -> None:
         self._watched = None

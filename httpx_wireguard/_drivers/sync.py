@@ -26,9 +26,10 @@ from httpx_wireguard._engine import Engine
 from httpx_wireguard._errors import TunnelClosed, WireGuardError
 from httpx_wireguard._wireguard.peer import Peer
 
-GRACE = 0.001  # seconds that the thread leaves to a caller who will be back at once, as in a loop of small requests
-LONGEST_WATCH = 0.032  # seconds between the thread's looks while callers drive; doubles from GRACE, then it rests
-LONGEST_PAUSE = 0.004  # the same while they come and go: each look takes the interpreter from the one who is at work
+# seconds that the thread leaves to a caller who will be back soon, as in a loop of requests: each change of the driver
+# costs a tenth of a small one, and what arrives meanwhile wants no answer sooner than a delayed acknowledgment
+GRACE = 0.01
+LONGEST_WATCH = 0.04  # seconds between the thread's looks while a caller drives; doubles from GRACE, then it rests
 
 _log = logging.getLogger("httpx_wireguard.driver")
 
@@ -36,33 +37,33 @@ _log = logging.getLogger("httpx_wireguard.driver")
 class _Waiter:
     """One caller that waits; `signal` and `sleep` pair up whichever comes first."""
 
-    __slots__ = ("_gate", "_signalled")
+    __slots__ = ("_gate", "signalled")
 
     def __init__(self) -> None:
-        self._gate = threading.Lock()
-        self._gate.acquire()
-        self._signalled = False
-
-    @property
-    def signalled(self) -> bool:
-        """Driver's lock held: whether it was signalled since `rearm`."""
-        return self._signalled
+        self._gate: threading.Lock | None = None  # held while not signalled; who drives needs none
+        self.signalled = False  # since `rearm`
 
     def signal(self) -> None:
         """Driver's lock held."""
-        if not self._signalled:
-            self._signalled = True
-            self._gate.release()
+        if not self.signalled:
+            self.signalled = True
+            if self._gate is not None:
+                self._gate.release()
 
-    def sleep(self, timeout: float | None) -> None:
-        """Until signalled or the timeout; the driver's lock is not held."""
-        self._gate.acquire(timeout=-1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+    def gate(self) -> threading.Lock:
+        """Driver's lock held: what can be acquired once this is signalled."""
+        if self._gate is None:
+            self._gate = threading.Lock()
+            if not self.signalled:
+                self._gate.acquire()
+        return self._gate
 
     def rearm(self) -> None:
         """Driver's lock held: be ready for the next signal."""
-        if self._signalled:
-            self._signalled = False
-            self._gate.acquire(blocking=False)
+        if self.signalled:
+            self.signalled = False
+            if self._gate is not None:
+                self._gate.acquire(blocking=False)
 
 
 class Companion(Protocol):
@@ -165,8 +166,6 @@ class SyncDriver(BaseDriver):
         The caller may drive the tunnel meanwhile. It must `pump` afterwards, for what it is about to read may open
         windows.
         """
-        if ready():
-            return True
         waiter = _Waiter()
         self._waiters[waiter] = None
         super().register(waiter, keys)
@@ -237,9 +236,12 @@ class SyncDriver(BaseDriver):
         self._loops_waiting -= 1
 
     def _sleep(self, waiter: _Waiter, deadline: float | None) -> None:
+        gate, seconds = waiter.gate(), -1.0
+        if deadline is not None:
+            seconds = min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
         self.lock.release()
         try:
-            waiter.sleep(None if deadline is None else deadline - time.monotonic())
+            gate.acquire(timeout=seconds)
         finally:
             self.lock.acquire()
             self._rest_at_exit()
@@ -318,7 +320,7 @@ class SyncDriver(BaseDriver):
 
     def _run(self) -> None:
         """The background thread. It rests while one caller waits long, as for the next event of a stream."""
-        watch, looked_at, seen = GRACE, -math.inf, None
+        watch, seen = GRACE, None
         self.lock.acquire()
         try:
             while not self._stopped and not self._dropped:
@@ -329,9 +331,7 @@ class SyncDriver(BaseDriver):
                     rests = self._driver is not None and self._driver is seen and watch == LONGEST_WATCH
                     seen = self._driver
                     self._watch(None if rests else watch)
-                    longest = LONGEST_WATCH if self._driver is not None else LONGEST_PAUSE
-                    watch = min(2 * watch, longest) if self._driver or self._left_at > looked_at else GRACE
-                    looked_at = time.monotonic()
+                    watch = min(2 * watch, LONGEST_WATCH) if self._driver is not None else GRACE
         except Exception:
             _log.exception("the tunnel's thread failed; connections go on only while a caller waits")
         finally:

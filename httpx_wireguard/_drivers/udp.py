@@ -177,17 +177,18 @@ class UdpSocket:
         first = self._read(0)
         if first is None:
             return None
-        length, size, *kind = first
+        length, size, source, ecn = first
         while join and size and length < JOIN_BELOW and length % size == 0:
             more = self._read(length)
             if more is None:
                 break
-            added, added_size, *added_kind = more
-            if added_kind != kind or not (added_size == size or added == added_size <= size):
+            added, added_size, added_source, added_ecn = more
+            alike = added_source == source and added_ecn == ecn
+            if not alike or not (added_size == size or added == added_size <= size):
                 self._held = (memoryview(bytes(self._buffer[length : length + added])), *more[1:])
                 break
             length += added
-        return self._buffer[:length], *first[1:]
+        return self._buffer[:length], size, source, ecn
 
     def _read(self, offset: int) -> tuple[int, int, tuple[Any, ...], int] | None:
         """One read into the buffer: bytes, size of each datagram among them, source, codepoint."""
@@ -237,7 +238,10 @@ class UdpSocket:
         if ecn != self._ecn:
             self._set_ecn(ecn)
         total = sum(map(len, buffers))
-        if total > segment_size and self.segments:
+        if total <= segment_size:
+            self._patiently(self._socket.sendto, b"".join(buffers), endpoint)
+            return
+        if self.segments:
             option = [(socket.IPPROTO_UDP, _UDP_SEGMENT, _SEGMENT.pack(segment_size))]
             try:
                 self._patiently(self._socket.sendmsg, buffers, option, 0, endpoint)
@@ -289,6 +293,7 @@ class UdpSockets:
         self._port = port or 0
         self._offload = offload
         self._by_family: dict[socket.AddressFamily, UdpSocket] = {}
+        self._opened: tuple[UdpSocket, ...] = ()  # the same; another thread may open one while this is gone through
 
     def open(self, family: socket.AddressFamily) -> UdpSocket:
         """
@@ -300,10 +305,12 @@ class UdpSockets:
             if self._host is not None and (":" in self._host) != (family == socket.AF_INET6):
                 raise EndpointError(f"the local address {self._host} cannot send to addresses of the other IP version")
             found = self._by_family[family] = UdpSocket(family, self._host or "", self._port, offload=self._offload)
+            self._opened = tuple(self._by_family.values())
         return found
 
     def for_endpoint(self, endpoint: tuple[Any, ...]) -> UdpSocket:
-        return self.open(_family(endpoint))
+        family = _family(endpoint)
+        return self._by_family.get(family) or self.open(family)
 
     def usable(self, endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Those of the socket addresses for whose IP version a socket is open."""
@@ -313,7 +320,7 @@ class UdpSockets:
         return len(self._by_family)
 
     def __iter__(self) -> Iterator[UdpSocket]:
-        return iter(list(self._by_family.values()))
+        return iter(self._opened)
 
     def close(self) -> None:
         for one in self._by_family.values():

@@ -96,9 +96,9 @@ class Stack:
         self._listeners: dict[int, TcpListener] = {}
         self._udp: dict[int, UdpSocket] = {}
         self._pings: dict[int, PingSocket] = {}
-        self._touched: dict[TcpConnection, None] = {}
+        self.touched: dict[TcpConnection, None] = {}  # with `outbox`: whether `packets_to_send` has anything to do
         self._woken: dict[Socket, None] = {}
-        self._outbox: list[Packets] = []
+        self.outbox: list[Packets] = []
         self._deadlines: Deadlines[TcpConnection] = Deadlines()
         self._reassembler: FragmentReassembler | None = None  # while no fragment came
         self._path_mtu: dict[IpAddress, tuple[int, float]] = {}  # bytes, and until when it is believed
@@ -256,7 +256,7 @@ class Stack:
     # -- what sockets tell us
 
     def touch(self, connection: TcpConnection) -> None:
-        self._touched[connection] = None
+        self.touched[connection] = None
 
     def wake(self, socket: Socket) -> None:
         self._woken[socket] = None
@@ -556,16 +556,11 @@ class Stack:
 
     # -- output
 
-    @property
-    def output_due(self) -> bool:
-        """Whether `packets_to_send` has anything to do."""
-        return bool(self._touched or self._outbox)
-
     def packets_to_send(self, now: float) -> list[Packets]:
         """Everything due, in runs towards one address each."""
-        out, self._outbox = self._outbox, []
-        if self._touched:
-            touched, self._touched = self._touched, {}
+        out, self.outbox = self.outbox, []
+        if self.touched:
+            touched, self.touched = self.touched, {}
             for connection in touched:
                 packets = connection.packets_to_send(now)
                 if packets:
@@ -593,7 +588,7 @@ class Stack:
         if len(header) + len(payload) > self.mtu:
             self.drop("reply larger than the MTU")  # to what came in fragments: we send none
             return
-        self._outbox.append((remote, [header + payload]))
+        self.outbox.append((remote, [header + payload]))
 
     def _may_reply(self, now: float) -> bool:
         """Replies to what nobody asked for are limited in rate."""

@@ -49,12 +49,14 @@ class Device:
 
     Attributes:
         peers: in the order of the configuration.
+        queue: what `datagrams_to_send` will return.
         drops: datagrams and packets dropped, by reason (`Drop`).
     """
 
     def __init__(self, config: Config, entropy: Entropy, under_load_threshold: int = UNDER_LOAD_HANDSHAKES) -> None:
         private_key = PrivateKey(config.private_key.reveal())
         self._interface = Interface(private_key, entropy, config.mtu)
+        self.queue = self._interface.queue
         self.drops: Counter[str] = self._interface.drops
         self._cookies = CookieChecker(private_key.public, entropy)
         self._load = LoadMeter(under_load_threshold)
@@ -214,7 +216,7 @@ class Device:
         if self._cookies.mac2_valid(datagram, source, now):
             return self._buckets.take(source, now)
         reply = self._cookies.reply_to(datagram, sender, source, now)
-        self._interface.queue.add_datagram(source, reply.serialize())
+        self.queue.add_datagram(source, reply.serialize())
         return False
 
     def _receive_initiation(self, message: Initiation, source: SocketAddress, size: int, now: float) -> None:
@@ -268,14 +270,9 @@ class Device:
             peer.initiate(now)
             self._reschedule(peer)
 
-    @property
-    def output_due(self) -> bool:
-        """Whether `datagrams_to_send` has something."""
-        return bool(self._interface.queue)
-
     def datagrams_to_send(self) -> list[DatagramRun]:
         """Return and forget what is due, in order; equal-sized neighbours to one endpoint are one run."""
-        return self._interface.queue.take()
+        return self.queue.take()
 
     def on_send_error(self, endpoint: SocketAddress, error: OSError) -> None:
         """Remember, for diagnosis, that the host refused to send to `endpoint`. Never fatal: it may pass."""
@@ -324,5 +321,5 @@ class Device:
         self._allowed_ips.clear()
         self._interface.given_up.clear()
         self._interface.unanswered.clear()
-        self._interface.queue.take()
+        self.queue.take()
         self._interface.private_key = PrivateKey(bytes(KEY_SIZE))

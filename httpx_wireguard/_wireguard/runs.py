@@ -22,10 +22,10 @@ class DatagramRun(NamedTuple):
 class RunQueue:
     """Collects datagrams in order and merges equal-sized neighbours to one endpoint."""
 
-    __slots__ = ("_bytes", "_room", "_runs")
+    __slots__ = ("_bytes", "_room", "runs")
 
     def __init__(self) -> None:
-        self._runs: list[DatagramRun] = []
+        self.runs: list[DatagramRun] = []
         self._room = 0  # datagrams that the last run still takes
         self._bytes = 0  # bytes in the last run
 
@@ -46,18 +46,15 @@ class RunQueue:
         self._room_for(endpoint, len(datagram), NOT_ECT)
         self._extend([datagram], len(datagram), 1)
 
-    def __bool__(self) -> bool:
-        return bool(self._runs)
-
     def take(self) -> list[DatagramRun]:
         """Return and forget all runs."""
-        runs = self._runs
-        self._runs = []
+        runs = self.runs
+        self.runs = []
         self._room = 0
         return runs
 
     def _extend(self, buffers: list[bytes], size: int, count: int) -> None:
-        run = self._runs[-1]
+        run = self.runs[-1]
         run.buffers.extend(buffers)
         self._bytes += size * count
         self._room = self._room - count if size == run.segment_size else 0
@@ -65,11 +62,11 @@ class RunQueue:
     def _room_for(self, endpoint: SocketAddress, size: int, ecn: int) -> int:
         """Return how many datagrams of `size` the last run takes; begins a new run if it takes none."""
         if self._room:
-            run = self._runs[-1]
+            run = self.runs[-1]
             fits = size <= run.segment_size and self._bytes + size <= MAX_RUN_BYTES
             if fits and run.endpoint == endpoint and run.ecn == ecn:
                 return min(self._room, (MAX_RUN_BYTES - self._bytes) // size) if size == run.segment_size else 1
-        self._runs.append(DatagramRun(endpoint, size, [], ecn))
+        self.runs.append(DatagramRun(endpoint, size, [], ecn))
         self._room = MAX_RUN_DATAGRAMS
         self._bytes = 0
         return min(MAX_RUN_DATAGRAMS, max(1, MAX_RUN_BYTES // size))
