@@ -153,6 +153,10 @@ class Sender(Flight):
         if self.next == self.unacknowledged and self.next < self.end:
             self.congestion.on_restart(now - self._last_sent_at, self.rtt.timeout, now)
             self._pacer.restart(self.mss)
+            waiting = self.queue.end - self.next
+            special = self.fin_at is not None or self.recovery is not None or self.tail.due
+            if waiting <= self.mss and waiting <= self.window and not special:
+                return [self._send_small(waiting, now)]
         if self.tail.due:
             self._send_tail_probe(runs, now)
         again = self.board.lost > 0 and not self._prefers_new_data()
@@ -166,6 +170,19 @@ class Sender(Flight):
             self._pacer.on_sent(sum(run.length for run in runs))
         self._note_limits(now)
         return runs
+
+    def _send_small(self, length: int, now: float) -> Run:
+        """Fast path: all that was written fits into one segment, and nothing is in flight: no limit applies."""
+        run = Run(self.next, [self.queue.slice(self.next, length)], fin=False, again=False)
+        self.on_sent(length, now)
+        if length < self.mss:
+            self.small_end = self.next
+        self._pacer.on_sent(length)
+        self._last_sent_at = now
+        self.override_due = self.more_due = False
+        self.pace_at = None
+        self._note_starvation()
+        return run
 
     @property
     def _room(self) -> int:

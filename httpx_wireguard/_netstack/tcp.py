@@ -409,7 +409,8 @@ class TcpConnection:
         while index < count and not (index and self.state in _ENDED):
             taken = 0
             if self._predictable:
-                taken = self._receive_train(packets, index, offset, now)
+                if count - index >= SHORTEST_TRAIN:
+                    taken = self._receive_train(packets, index, offset, now)
                 taken = taken or self._receive_predicted(packets, index, offset, now)
             index += taken
             if taken:
@@ -431,7 +432,7 @@ class TcpConnection:
         """Take the train that begins at `index`, if its first segment is as predicted; returns of how many it is."""
         train = packets[index:] if index else packets
         count = len(train) if isinstance(train, Train) else _train_ahead(train, offset)
-        if count < SHORTEST_TRAIN:
+        if not count:
             return 0
         receiver, sender, first = self.receiver, self.sender, train[0]
         start, sequence, acknowledgment, word, window, _, value = _FAST[offset].unpack_from(first)
@@ -467,29 +468,48 @@ class TcpConnection:
         for packet in packets[index:] if index else packets:
             payload = packet[data_at:]
             size = len(payload)
-            if not size or length + size > room:
+            if len(packet) < data_at or length + size > room:
                 break
             start, seq, ack, word, window, layout, value = unpack(packet)
             if (
                 seq != sequence
-                or ack != una
                 or word not in _FAST_WORDS
-                or window != field
                 or layout != _TIMESTAMP_LAYOUT
                 or (value - echo) & 0x80000000
+                or (ack == una and (window != field or not size))
             ):
                 break
+            if ack != una:
+                if run or not self._acknowledges(packet, offset, ack, window, now):
+                    break
+                una, field = ack, window
+            if refresh:
+                echo, refresh = value, False  # RFC 7323 4.3: only of what begins at Last.ACK.sent
+            if not size:
+                self._timestamp_echo = echo
+                return 1
             run.append(payload)
             length += size
             sequence = (sequence + size) & 0xFFFFFFFF
             if start & mark == mark:
                 marked = True
-            if refresh:
-                echo, refresh = value, False  # RFC 7323 4.3: only of what begins at Last.ACK.sent
         if run:
             self._timestamp_echo = echo
             self._on_predicted(run, len(run[0]), len(run[-1]), packets[index], offset, marked, now)
         return len(run)
+
+    def _acknowledges(self, packet: bytes, offset: int, acknowledgment: int, window: int, now: float) -> bool:
+        """Take what the packet says of our data, if it moves SND.UNA, and nothing special follows from that."""
+        sender = self.sender
+        advance = (acknowledgment - sender.unacknowledged) & 0xFFFFFFFF
+        if sender.fin_at is not None or advance > sender.next - sender.unacknowledged:
+            return False
+        self._last_received = now
+        acknowledgment = sender.unacknowledged + advance
+        sender.update_window(self.receiver.next, acknowledgment, window)
+        echo = int.from_bytes(packet[offset + 28 : offset + 32], "big")
+        self._on_news(acknowledgment, [], None, False, self._echoed(echo, now), now)
+        return True
 
     def _on_predicted(
         self, payloads: list[bytes], first: int, last: int, packet: bytes, offset: int, marked: bool, now: float
@@ -692,26 +712,38 @@ class TcpConnection:
         duplicate = (  # RFC 5681 2; also with nothing in flight, which a tail probe that came twice causes
             acknowledgment == sender.unacknowledged and not length and not window_changed and not header.flags & _FIN
         )
-        advanced = acknowledgment > sender.unacknowledged
-        if advanced:
-            self._persist_retries = 0
-            self._progress_at = now
-        if advanced or duplicate or header.options.sack_blocks:
+        if acknowledgment > sender.unacknowledged or duplicate or header.options.sack_blocks:
             blocks, reported = self._sort_blocks(header, acknowledgment)
             acknowledgment = max(acknowledgment, sender.unacknowledged)
-            before = sender.mss
-            sender.on_ack(acknowledgment, blocks, reported, duplicate, self._echoed(header, now), now)
-            if sender.mss != before:
-                self._tell_path_mtu(True, now)
-            if self._send_charged:
-                self._charge_send_queue()
+            has_echo = self._timestamps and header.options.timestamp_value is not None
+            echo = self._echoed(header.options.timestamp_echo, now) if has_echo else None
+            self._on_news(acknowledgment, blocks, reported, duplicate, echo, now)
         return self._on_our_fin_acknowledged(now) if sender.fin_at is not None else True
 
-    def _echoed(self, header: TcpHeader, now: float) -> int | None:
+    def _on_news(
+        self,
+        acknowledgment: int,
+        blocks: list[tuple[int, int]],
+        reported: tuple[int, int] | None,
+        duplicate: bool,
+        echo: int | None,
+        now: float,
+    ) -> None:
+        """What the sender learns of its data; the arguments are those of `Sender.on_ack`."""
+        sender = self.sender
+        if acknowledgment > sender.unacknowledged:
+            self._persist_retries = 0
+            self._progress_at = now
+        before = sender.mss
+        sender.on_ack(acknowledgment, blocks, reported, duplicate, echo, now)
+        if sender.mss != before:
+            self._tell_path_mtu(True, now)
+        if self._send_charged:
+            self._charge_send_queue()
+
+    def _echoed(self, echo: int, now: float) -> int | None:
         """When the segment left whose timestamp comes back (RFC 7323 4.1), in ms of our clock."""
-        if not self._timestamps or header.options.timestamp_value is None:
-            return None
-        elapsed = (self._timestamp_value(now) - header.options.timestamp_echo) & 0xFFFFFFFF
+        elapsed = (self._timestamp_value(now) - echo) & 0xFFFFFFFF
         return int(now * 1000) - elapsed if elapsed <= MAXIMUM_RTO * 1000 else None  # else a lie
 
     def _sort_blocks(
