@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from enum import Enum
-from operator import itemgetter
 from typing import Protocol
 
 from httpx_wireguard._errors import (
@@ -20,15 +19,14 @@ from httpx_wireguard._errors import (
 from httpx_wireguard._netstack.addresses import IpAddress, fixed_headers, readable
 from httpx_wireguard._netstack.congestion.control import CongestionControl
 from httpx_wireguard._netstack.limits import SharedLimits
+from httpx_wireguard._netstack.prediction import TIMESTAMP_LAYOUT, PredictedInput
 from httpx_wireguard._netstack.receiver import WINDOW_SCALE, Receiver
-from httpx_wireguard._netstack.rtt import MAXIMUM_RTO
 from httpx_wireguard._netstack.segment_writer import SegmentWriter
 from httpx_wireguard._netstack.sender import Run, Sender
 from httpx_wireguard._netstack.sequence import unwrap
 from httpx_wireguard._wire.ecn import CE, ECT_0, ecn_of
 from httpx_wireguard._wire.ipv6 import MINIMUM_MTU
 from httpx_wireguard._wire.tcp import Flags, TcpHeader
-from httpx_wireguard._wire.trains import SHORTEST_TRAIN, Train, train_length
 
 MSL = 30.0  # seconds; Deviates from RFC 9293 3.4.1 (2 minutes): Linux waits 60 s in TIME-WAIT
 SYN_RETRIES = 7  # R2 of a SYN: 1+2+4+…+64 s and the wait after, more than the 3 minutes of RFC 9293 MUST-23
@@ -45,12 +43,6 @@ MINIMUM_MSS = 88  # bytes; ours, after CVE-2019-11479: a tiny MSS only costs pac
 _FIN, _SYN, _RST, _PSH, _ACK = (int(flag) for flag in (Flags.FIN, Flags.SYN, Flags.RST, Flags.PSH, Flags.ACK))
 _SYN_ACK = _SYN | _ACK
 _ECE, _CWR = int(Flags.ECE), int(Flags.CWR)
-# header prediction: the word with the ECN field, then, behind an IP header of that many bytes and the ports, 7 words of
-# TCP header: ACK with or without PSH, nothing but a timestamp option
-_FAST = {20: struct.Struct("!H22xIIHH4xII"), 40: struct.Struct("!H42xIIHH4xII")}
-_PAYLOAD = {offset: itemgetter(slice(offset + 32, None)) for offset in _FAST}
-_FAST_WORDS = frozenset({8 << 12 | _ACK, 8 << 12 | _ACK | _PSH})
-_TIMESTAMP_LAYOUT = 0x0101080A  # NOP, NOP, kind 8, length 10: RFC 7323 appendix A
 _TIMESTAMP = struct.Struct("!III")
 _SACK_EDGES = struct.Struct("!II")
 _TIMESTAMP_BYTES = 12
@@ -102,7 +94,7 @@ class Owner(Protocol):
         """Count a packet that was thrown away."""
 
 
-class TcpConnection:
+class TcpConnection(PredictedInput):
     """A TCP connection and the socket of its user.
 
     Sequence numbers are unwrapped integers inside and 32 bits on the wire. Times are monotonic seconds.
@@ -115,7 +107,6 @@ class TcpConnection:
         "_keepalive",
         "_keepalive_at",
         "_keepalive_probes",
-        "_last_received",
         "_orphan",
         "_owner",
         "_persist_at",
@@ -126,8 +117,6 @@ class TcpConnection:
         "_send_charged",
         "_shared",
         "_syn_due",
-        "_timestamp_echo",
-        "_timestamp_offset",
         "_timestamps",
         "_user_timeout",
         "_writer",
@@ -136,10 +125,8 @@ class TcpConnection:
         "local",
         "local_address",
         "passive",
-        "receiver",
         "remote",
         "remote_address",
-        "sender",
         "state",
     )
 
@@ -399,21 +386,16 @@ class TcpConnection:
         Args:
             offset: where the TCP header begins in each of them.
 
-        Header prediction: data that continues the stream on an open connection is taken without an object made.
-        Everything else, and everything when this does not hold, goes through `receive_segment`.
+        Those that are as predicted are taken without an object made; all others go through `receive_segment`.
 
         Returns:
             How many of them it took: what comes behind the end of the connection may be for another one.
         """
         index, count = 0, len(packets)
         while index < count and not (index and self.state in _ENDED):
-            taken = 0
-            if self._predictable:
-                if count - index >= SHORTEST_TRAIN:
-                    taken = self._receive_train(packets, index, offset, now)
-                taken = taken or self._receive_predicted(packets, index, offset, now)
-            index += taken
+            taken = self._take_predicted(packets, index, offset, now) if self._predictable else 0
             if taken:
+                index += taken
                 continue
             packet = packets[index]
             index += 1
@@ -428,114 +410,9 @@ class TcpConnection:
         self._owner.wake(self)
         return index
 
-    def _receive_train(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
-        """Take the train that begins at `index`, if its first segment is as predicted; returns of how many it is."""
-        train = packets[index:] if index else packets
-        count = len(train) if isinstance(train, Train) else _train_ahead(train, offset)
-        if not count:
-            return 0
-        receiver, sender, first = self.receiver, self.sender, train[0]
-        start, sequence, acknowledgment, word, window, _, value = _FAST[offset].unpack_from(first)
-        size = len(first) - offset - 32
-        if (
-            sequence != receiver.next & 0xFFFFFFFF
-            or acknowledgment != sender.unacknowledged & 0xFFFFFFFF
-            or word not in _FAST_WORDS
-            or window != sender.window >> sender.scale
-            or (value - self._timestamp_echo) & 0x80000000
-            or count * size > receiver.room
-        ):
-            return 0
-        if receiver.next == receiver.last_acknowledgment:
-            self._timestamp_echo = value  # RFC 7323 4.3: only of what begins at Last.ACK.sent
-        mark = CE if offset == 20 else CE << 4
-        payload = b"".join(map(_PAYLOAD[offset], train if count == len(train) else train[:count]))
-        self._on_predicted([payload], size, size, first, offset, start & mark == mark, now)
-        return count
-
-    def _receive_predicted(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
-        """Take the segments from `index` on that are as predicted; returns how many they are."""
-        if offset not in _FAST:
-            return 0
-        receiver, sender = self.receiver, self.sender
-        unpack, data_at = _FAST[offset].unpack_from, offset + 32
-        marked, mark = False, CE if packets[index][0] >> 4 == 4 else CE << 4  # in the first word of an IP header
-        run: list[bytes] = []
-        length, sequence = 0, receiver.next & 0xFFFFFFFF
-        room = receiver.room
-        una, field = sender.unacknowledged & 0xFFFFFFFF, sender.window >> sender.scale
-        echo, refresh = self._timestamp_echo, receiver.next == receiver.last_acknowledgment
-        for packet in packets[index:] if index else packets:
-            payload = packet[data_at:]
-            size = len(payload)
-            if len(packet) < data_at or length + size > room:
-                break
-            start, seq, ack, word, window, layout, value = unpack(packet)
-            if (
-                seq != sequence
-                or word not in _FAST_WORDS
-                or layout != _TIMESTAMP_LAYOUT
-                or (value - echo) & 0x80000000
-                or (ack == una and (window != field or not size))
-            ):
-                break
-            if ack != una:
-                if run or not self._acknowledges(packet, offset, ack, window, now):
-                    break
-                una, field = ack, window
-            if refresh:
-                echo, refresh = value, False  # RFC 7323 4.3: only of what begins at Last.ACK.sent
-            if not size:
-                self._timestamp_echo = echo
-                return 1
-            run.append(payload)
-            length += size
-            sequence = (sequence + size) & 0xFFFFFFFF
-            if start & mark == mark:
-                marked = True
-        if run:
-            self._timestamp_echo = echo
-            self._on_predicted(run, len(run[0]), len(run[-1]), packets[index], offset, marked, now)
-        return len(run)
-
-    def _acknowledges(self, packet: bytes, offset: int, acknowledgment: int, window: int, now: float) -> bool:
-        """Take what the packet says of our data, if it moves SND.UNA, and nothing special follows from that."""
-        sender = self.sender
-        advance = (acknowledgment - sender.unacknowledged) & 0xFFFFFFFF
-        if sender.fin_at is not None or advance > sender.next - sender.unacknowledged:
-            return False
-        self._last_received = now
-        acknowledgment = sender.unacknowledged + advance
-        sender.update_window(self.receiver.next, acknowledgment, window)
-        echo = int.from_bytes(packet[offset + 28 : offset + 32], "big")
-        self._on_news(acknowledgment, [], None, False, self._echoed(echo, now), now)
-        return True
-
-    def _on_predicted(
-        self, payloads: list[bytes], first: int, last: int, packet: bytes, offset: int, marked: bool, now: float
-    ) -> None:
-        """What follows from predicted segments: `payloads`, the sizes of the first and of the last of them, the first
-        as a packet, and whether one was marked CE."""
-        receiver, length = self.receiver, sum(map(len, payloads))
-        self._last_received = now
-        if marked and receiver.ecn:
-            receiver.on_ecn(ce=True, cwr=False)
-        self.sender.confirm_window(receiver.next + length - last)
-        back = int.from_bytes(packet[offset + 28 : offset + 32], "big")
-        if back != receiver.last_echo and first >= receiver.full_segment:
-            receiver.last_echo = back
-            self._measure_echo(back, now)
-        receiver.on_in_order(payloads, length, first, now)
-
-    def _measure_echo(self, echo: int, now: float) -> None:
-        """RFC 7323 4.1, for the side that only acknowledges. A lie makes our window too large or too small for it."""
-        ticks = (self._timestamp_value(now) - echo) & 0xFFFFFFFF
-        if ticks <= MAXIMUM_RTO * 1000:
-            self.receiver.on_echo(ticks)
-
     @property
     def _predictable(self) -> bool:
-        """Data that continues the stream needs no more than to be put behind it."""
+        """Data that continues the stream needs no more than to be put behind it, and what acknowledges is no more."""
         receiver = self.receiver
         return (
             self.state in _RECEIVING
@@ -740,11 +617,6 @@ class TcpConnection:
             self._tell_path_mtu(True, now)
         if self._send_charged:
             self._charge_send_queue()
-
-    def _echoed(self, echo: int, now: float) -> int | None:
-        """When the segment left whose timestamp comes back (RFC 7323 4.1), in ms of our clock."""
-        elapsed = (self._timestamp_value(now) - echo) & 0xFFFFFFFF
-        return int(now * 1000) - elapsed if elapsed <= MAXIMUM_RTO * 1000 else None  # else a lie
 
     def _sort_blocks(
         self, header: TcpHeader, acknowledgment: int
@@ -1045,10 +917,7 @@ class TcpConnection:
         return writer.run(sender.next, [b""], self.receiver.next, _RST | _ACK, 0, 0, b"")
 
     def _timestamp_option(self, now: float) -> bytes:
-        return _TIMESTAMP.pack(_TIMESTAMP_LAYOUT, self._timestamp_value(now), self._timestamp_echo)
-
-    def _timestamp_value(self, now: float) -> int:
-        return (int(now * 1000) + self._timestamp_offset) & 0xFFFFFFFF  # RFC 7323 5.4: a tick of 1 ms
+        return _TIMESTAMP.pack(TIMESTAMP_LAYOUT, self._timestamp_value(now), self._timestamp_echo)
 
     def _options(self, now: float) -> bytes:
         return self._timestamp_option(now) if self._timestamps else b""
@@ -1106,11 +975,3 @@ class TcpConnection:
         self._shared.send_free += self._send_charged
         self._send_charged = 0
         self._shared.leave_time_wait(self)
-
-
-def _train_ahead(packets: Sequence[bytes], offset: int) -> int:
-    """The `train_length` of packets that nobody has compared yet, if it is worth a try."""
-    if len(packets) < SHORTEST_TRAIN or offset not in _FAST:
-        return 0
-    first, other, option = packets[0], packets[SHORTEST_TRAIN - 1], slice(offset + 20, offset + 32)
-    return train_length(packets) if len(first) == len(other) and first[option] == other[option] else 0

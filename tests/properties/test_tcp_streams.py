@@ -203,7 +203,7 @@ segments = st.tuples(
     ),
     st.sampled_from([5000] * 6 + [0, 4000]),
     st.sampled_from([0, 0, 1, 1, -2000]),
-    st.sampled_from([-40] * 6 + [-49, -39, 100]),
+    st.sampled_from([-40] * 6 + [-49, -49, -45, -39, 100]),
     st.sampled_from([1, 1, 2, 5, 9, 60]),  # how many of them, one behind the other
 )
 
@@ -228,7 +228,15 @@ def observed(subject: TcpConnection) -> tuple[object, ...]:
         sender.unacknowledged,
         sender.next,
         sender.window,
+        sender.largest_window,
+        sender._wl1,
+        sender._wl2,
         sender.retries,
+        sender.rtt.timeout,
+        sender.congestion.window,
+        subject._last_received,
+        subject._progress_at,
+        subject._timestamp_echo,
         subject.next_timeout(),
         subject.receive(1 << 20, 10.0) if receiver.buffered else b"",
     )

@@ -1763,8 +1763,16 @@ def test_sequence_numbers_wrap_around() -> None:
 # -- the fast path
 
 
-def packet(sequence: int, payload: bytes, *, flags: Flags = ACK, timestamp: int = 70_000, echo: int = 0) -> bytes:
-    header = TcpHeader(80, 40000, sequence, 1001, int(flags), 65535)
+def packet(
+    sequence: int,
+    payload: bytes,
+    *,
+    flags: Flags = ACK,
+    timestamp: int = 70_000,
+    echo: int = 0,
+    acknowledgment: int = 1001,
+) -> bytes:
+    header = TcpHeader(80, 40000, sequence, acknowledgment, int(flags), 65535)
     header.options.timestamp_value, header.options.timestamp_echo = timestamp, echo
     return bytes(20) + header.serialize() + payload
 
@@ -1775,6 +1783,28 @@ def test_a_batch_of_consecutive_segments_is_taken_at_once() -> None:
     peer.connection.receive_packets(batch, 20, 0.1)
     assert peer.connection.receive(99, 0.1) == b"abcdefghi"
     assert peer.one(0.1).acknowledgment == 5010
+
+
+def test_a_dialogue_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that acknowledges all of ours, or some of it, or an acknowledgment alone."""
+    peer = established()
+    connection = peer.connection
+    monkeypatch.setattr(TcpConnection, "receive_segment", None)
+    for payload, acknowledged in [(b"pong", 1005), (b"po", 1007), (b"", 1013), (b"ng", 1017)]:
+        connection.send(b"ping", 0.1)
+        assert [segment.payload for segment in peer.take(0.1)] == [b"ping"]
+        answer = packet(connection.receiver.next, payload, acknowledgment=acknowledged)
+        assert connection.receive_packets([answer], 20, 0.2) == 1
+        assert connection.receive(99, 0.2) == payload
+        assert connection.sender.unacknowledged == acknowledged
+
+
+def test_an_acknowledgment_of_what_was_never_sent_is_not_predicted() -> None:
+    """RFC 5961 5.2."""
+    peer = established()
+    peer.connection.receive_packets([packet(5001, b"abc", acknowledgment=1002)], 20, 1.0)
+    assert peer.flags(1.0) == [ACK]
+    assert not peer.connection.receiver.buffered
 
 
 def test_a_batch_fills_the_window_and_no_more() -> None:
