@@ -80,6 +80,7 @@ def packets_beside_peers(count: int) -> int:
     [download_beside, timer_beside, unreachable_peer_beside, idle_moment_beside, packets_beside_peers],
 )
 def test_the_work_does_not_grow_with_the_number_of_others(work_beside: Callable[[int], int]) -> None:
+    work_beside(FEW)  # for the interpreters that do not count all of it
     few, many = work_beside(FEW), work_beside(MANY)
     assert many <= 1.02 * few + 20
 
