@@ -19,7 +19,7 @@ from httpx_wireguard._wireguard.runs import DatagramRun
 READS_PER_STEP = 8  # coalesced reads before timers and sends get their turn
 BULK = 1 << 15  # bytes of a read behind which there is probably more, to be acknowledged together
 ROOMY = 1 << 20  # bytes that a socket holds so that two reads are little of it: else the far side would wait for us
-EXIT_PATIENCE = 1.0  # seconds that the interpreter's exit waits for a thread that is at work
+EXIT_PATIENCE = 1.0  # seconds that the interpreter's exit, or a tunnel's end, waits for threads that are at work
 FRESH = 0.0005  # seconds for which "nothing was waiting" is believed by `catch_up`
 STREAM_GAP = 0.0005  # seconds; reads closer to each other belong to a stream, in which datagrams are worth joining
 

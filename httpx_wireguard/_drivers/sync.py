@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
-from httpx_wireguard._drivers.base import BaseDriver
+from httpx_wireguard._drivers.base import EXIT_PATIENCE, BaseDriver
 from httpx_wireguard._drivers.base import Waiter as LoopWaiter
 from httpx_wireguard._drivers.sleeper import Sleeper
 from httpx_wireguard._drivers.udp import UdpSockets
@@ -110,6 +110,8 @@ class SyncDriver(BaseDriver):
         # one each, for a caller that takes over from the thread polls before the thread has left its own poll
         self._thread_sleeper, self._caller_sleeper = Sleeper(), Sleeper()
         self._sleeping_until = -math.inf  # the driver's poll ends then at the latest; -inf: nobody polls
+        self._polling: set[int] = set()  # threads in a poll, of whom one may have been relieved as driver
+        self._unwatched: threading.Event | None = None  # set when they have left, after the end
         self._left_at = 0.0  # when the last caller stopped driving
         self._resting = False  # the thread sleeps until a caller that leaves wakes it
         self._dropped = False
@@ -199,7 +201,10 @@ class SyncDriver(BaseDriver):
         self._thread_sleeper.wake()
 
     def close(self, error: WireGuardError) -> None:
-        """Reset the connections, wake every waiter, end the thread. Idempotent; never waits for the far side."""
+        """Reset the connections, wake every waiter, end the thread. Idempotent; never waits for the far side.
+
+        Afterwards the UDP port is free: the system keeps a socket while somebody polls it, so they have left.
+        """
         with self.lock:
             if self.bridges is not None and not self._stopped:
                 self.bridges.collect()
@@ -211,8 +216,12 @@ class SyncDriver(BaseDriver):
                 self.bridges.close()
             self._thread_sleeper.wake()
             self._caller_sleeper.wake()
+            if self._polling - {threading.get_ident()}:  # a signal's handler runs within a poll
+                self._unwatched = threading.Event()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout=1.0)
+            self._thread.join(timeout=EXIT_PATIENCE)
+        if self._unwatched is not None:
+            self._unwatched.wait(EXIT_PATIENCE)
         self._close_sockets()
 
     def _close_sockets(self) -> None:
@@ -302,12 +311,16 @@ class SyncDriver(BaseDriver):
         if self.bridges is not None:
             more, writers = self.bridges.descriptors()
             readers += more
+        self._polling.add(threading.get_ident())
         self.lock.release()
         try:
             sleeper.sleep(readers, writers, timeout)
         finally:
             self.lock.acquire()
             self._rest_at_exit()
+            self._polling.discard(threading.get_ident())
+            if self._unwatched is not None and not self._polling:
+                self._unwatched.set()
             sleeper.clear()
             if self._driver is who:
                 self._sleeping_until = -math.inf

@@ -238,7 +238,7 @@ def test_a_forked_child_is_refused_everything_and_the_parent_goes_on(
         await busy.aclose()
 
     RUNTIMES[name](through(relay, peer.client_config()), body)
-    repeated = [nonce for nonce, times in relay.nonces.items() if times > 1]
+    repeated = [nonce for nonce, times in dict(relay.nonces).items() if times > 1]
     assert not repeated
     assert sum(relay.nonces.values()) > 500
     assert len(relay.sources) == 1
@@ -283,7 +283,7 @@ def test_children_forked_at_any_moment_send_nothing(peer: WireGuardPeer, relay: 
         assert await other.read(100, PATIENCE) == b"from the parent"
 
     RUNTIMES[name](through(relay, peer.client_config()), body)
-    assert not [nonce for nonce, times in relay.nonces.items() if times > 1]
+    assert not [nonce for nonce, times in dict(relay.nonces).items() if times > 1]
 
 
 @needs_fork

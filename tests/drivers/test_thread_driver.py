@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -352,6 +353,36 @@ def test_what_came_back_is_looked_at_before_a_silence_is_explained() -> None:
             peer.last_error, driver._last_empty_read = None, -math.inf
             driver.sockets.for_endpoint(peer.endpoint).send([b"x"], 1, peer.endpoint)
             assert isinstance(_Network(driver).diagnose(IPV4, driver.now()), EndpointUnreachable)
+
+
+def test_closing_waits_for_whoever_polls(peer: WireGuardPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system keeps a socket open, and its port taken, until the poll that another thread is in has returned."""
+    tunnel = Tunnel(peer.client_config())
+    stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
+    driver = tunnel._running()[1]
+    sleep, close = driver._caller_sleeper.sleep, driver.sockets.close
+    polling, polled_at_close, sockets_closed = threading.Event(), [], threading.Event()
+
+    def slow_sleep(*arguments: Any) -> None:
+        polling.set()
+        sleep(*arguments)
+        sockets_closed.wait(0.1)  # as long as it takes, were it not for us
+        polling.clear()
+
+    def noted_close() -> None:
+        polled_at_close.append(polling.is_set())
+        sockets_closed.set()
+        close()
+
+    monkeypatch.setattr(driver._caller_sleeper, "sleep", slow_sleep)
+    monkeypatch.setattr(driver.sockets, "close", noted_close)
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(stream.read, 1)
+        assert polling.wait(PATIENCE)
+        tunnel.close()
+        assert polled_at_close == [False]
+        with pytest.raises(TunnelClosed):
+            reading.result(PATIENCE)
 
 
 def test_a_closed_endpoint_is_named_as_what_refuses(peer: WireGuardPeer) -> None:
