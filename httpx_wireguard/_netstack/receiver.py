@@ -16,7 +16,7 @@ MAXIMUM_BUFFER = 0xFFFF << WINDOW_SCALE  # bytes; all that the scale can say: 1 
 ROUNDING = 1 << WINDOW_SCALE  # bytes by which a window that is told may exceed the buffer
 DEFAULT_SEGMENT = 536  # bytes; RFC 9293 3.7.1: what the far side's segments hold until larger ones come
 PIECES = 256  # small segments held for the reader before they are joined; ours, against their overhead
-UNCUT = 1 << 15  # bytes; ours: a read that is nearly full ends before a larger piece, whose rest would be copied
+UNCUT = 1 << 15  # bytes; ours: a read that is nearly full ends before a larger piece, which can so be had uncopied
 SUSPECT = 1208  # bytes of payload, ours: a path MTU of 1280 takes this, so a hole of less is no sign of a narrow one
 BURST_TIME = 0.002  # seconds; ours: how long a driver may be late in emptying the UDP socket
 TICK = 0.001  # seconds; of our timestamps: shorter round trips cannot be told apart by their echo
@@ -80,7 +80,7 @@ class Receiver:
         self.last_echo = -1  # the timestamp of ours that came back last
         self.ecn = False  # the far side speaks ECN: its marks count
         self.ecn_echo = False  # every acknowledgment carries ECE
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | memoryview] = deque()
         self._socket_capacity = socket_capacity
         self._memory = memory or ReceiveMemory()
         self._granted = 0  # bytes that the memory keeps for us: the window, or at least what is held
@@ -300,10 +300,10 @@ class Receiver:
         """Up to `max_bytes` in order; b"" when there are none. It may be a little less than there is: whole trains."""
         chunks = self._chunks
         if self.buffered <= max_bytes:
-            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            data = b"".join(chunks)  # of one, if that is bytes, it is the same object
             chunks.clear()
         else:
-            pieces: list[bytes] = []
+            pieces: list[bytes | memoryview] = []
             missing = max_bytes
             while missing > 0:
                 piece = chunks.popleft()
@@ -311,11 +311,12 @@ class Receiver:
                     if len(piece) > UNCUT and missing <= max_bytes // 4:
                         chunks.appendleft(piece)
                         break
-                    chunks.appendleft(piece[missing:])
-                    piece = piece[:missing]
+                    view = memoryview(piece)
+                    chunks.appendleft(_without_waste(view[missing:]))
+                    piece = view[:missing]
                 pieces.append(piece)
                 missing -= len(piece)
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            data = b"".join(pieces)
         self.buffered -= len(data)
         self._consumed += len(data)
         if self.fin_received:
@@ -417,3 +418,8 @@ class Receiver:
             return False
         self.queue.clear()  # RFC 2018 8: what was only selectively acknowledged may be dropped
         return self.buffered + length <= self._granted
+
+
+def _without_waste(view: memoryview) -> bytes | memoryview:
+    """What is left of a piece: itself, or a copy where most of what it keeps alive has been read."""
+    return view if 2 * len(view) >= memoryview(view.obj).nbytes else bytes(view)

@@ -133,7 +133,7 @@ class Everything:
         yield "wait_ready", lambda: tunnel.wait_ready(PATIENCE)
         yield "start", lambda: tunnel.start()
         for name, stream in self.streams.items():
-            yield f"{name} read", lambda stream=stream: stream.read(1, PATIENCE)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            yield f"{name} read", lambda stream=stream: stream.read(65536, PATIENCE)  # type: ignore[misc]  # mypy cannot infer a lambda's default
             yield f"{name} write", lambda stream=stream: stream.write(b"child", PATIENCE)  # type: ignore[misc]  # likewise
         yield "accept", lambda: self.listener.accept(PATIENCE)
         yield "receive", lambda: self.datagrams.receive(PATIENCE)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 
 import pytest
 
 from httpx_wireguard._netstack.limits import RECEIVE_FLOOR, ReceiveMemory
 from httpx_wireguard._netstack.receiver import INITIAL_BUFFER, MAXIMUM_BUFFER, PIECES, QUICK_ACKS, ROUNDING, Receiver
+from tests.measures import deep_size
 
 MSS = 1000
 
@@ -724,3 +726,22 @@ def test_many_small_pieces_are_joined() -> None:
     tracemalloc.stop()
     assert held < 8 * len(expected)
     assert read_all(receiver) == bytes(expected)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 8192, 40_000])
+def test_a_large_piece_is_read_in_small_ones(size: int) -> None:
+    receiver, data = receiver_at(), random.Random(8).randbytes(60_000)
+    receiver.on_in_order([data], len(data), 1380, 0.0)
+    read: list[bytes] = []
+    while receiver.buffered:
+        read.append(receiver.take(size, 0.0))
+        if receiver.buffered:
+            assert deep_size(receiver._chunks) < 2 * receiver.buffered + 2000, "what was read is let go"
+    assert all(type(piece) is bytes for piece in read)
+    assert b"".join(read) == data
+
+
+def test_a_piece_that_is_read_whole_is_not_copied() -> None:
+    receiver, data = receiver_at(), bytes(60_000)
+    receiver.on_in_order([data], len(data), 1380, 0.0)
+    assert receiver.take(65_536, 0.0) is data
