@@ -821,9 +821,12 @@ def test_nothing_that_is_watched_stays_ready(tunnel: Tunnel) -> None:
             (selector,), _ = bridges.descriptors()
             return not select.select([selector], [], [], 0)[0] and not bridges.pending
 
+    stream = tunnel.connect_tcp(IPV4, 7, PATIENCE)
     for _ in range(20):
         until(is_quiet)
-        tunnel.ping(IPV4)
+        stream.write(b"x")
+        assert stream.read(1, PATIENCE) == b"x"
+    stream.close()
     until(lambda: len(bridges._bridges) == 6)
     full.close()
     until(is_quiet)
