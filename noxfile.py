@@ -18,6 +18,7 @@ SUITES = {  # of other projects: library, version, and what kinds of tunnel thei
     ("httpcore", "1.0.9"): ["shared"],
     ("requests", "2.34.2"): ["shared"],
 }
+IN_PARALLEL = ["-n", "auto", "--dist", "worksteal"]  # interop: each process has namespaces and a server of its own
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -35,7 +36,7 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The offline suite. Arguments go to pytest."""
     install_wheel(session)
-    session.run("pytest", "-m", "not interop", "-n", "auto", "--dist", "worksteal", *session.posargs)
+    session.run("pytest", "-m", "not interop", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -52,7 +53,7 @@ def interop(session: nox.Session) -> None:
     install_wheel(session)
     if os.environ.get("CI"):  # elsewhere a missing tool skips; here it must not pass for a success
         session.env["HTTPX_WIREGUARD_REQUIRE_INTEROP"] = "1"
-    session.run("pytest", "tests/interop", "-m", "interop", *session.posargs)
+    session.run("pytest", "tests/interop", "-m", "interop", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
