@@ -1785,16 +1785,18 @@ def test_a_batch_of_consecutive_segments_is_taken_at_once() -> None:
     assert peer.one(0.1).acknowledgment == 5010
 
 
-def test_a_dialogue_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("offset", [20, 40])
+def test_a_dialogue_is_predicted(monkeypatch: pytest.MonkeyPatch, offset: int) -> None:
     """Data that acknowledges all of ours, or some of it, or an acknowledgment alone."""
     peer = established()
     connection = peer.connection
     monkeypatch.setattr(TcpConnection, "receive_segment", None)
-    for payload, acknowledged in [(b"pong", 1005), (b"po", 1007), (b"", 1013), (b"ng", 1017)]:
+    exchanges = [(b"pong", 1005, ACK | PSH), (b"po", 1007, ACK), (b"", 1013, ACK), (b"ng", 1017, ACK | PSH)]
+    for payload, acknowledged, flags in exchanges:
         connection.send(b"ping", 0.1)
         assert [segment.payload for segment in peer.take(0.1)] == [b"ping"]
-        answer = packet(connection.receiver.next, payload, acknowledgment=acknowledged)
-        assert connection.receive_packets([answer], 20, 0.2) == 1
+        answer = packet(connection.receiver.next, payload, flags=flags, acknowledgment=acknowledged)
+        assert connection.receive_packets([bytes(offset - 20) + answer], offset, 0.2) == 1
         assert connection.receive(99, 0.2) == payload
         assert connection.sender.unacknowledged == acknowledged
 
