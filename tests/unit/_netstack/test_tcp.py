@@ -1878,6 +1878,18 @@ def train(sequence: int, count: int, *, timestamp: int = 70_000) -> list[bytes]:
     return [header + segment for header, segment in zip(headers, segments, strict=True)]
 
 
+def test_a_train_and_an_acknowledgment_bring_timestamps_to_echo() -> None:
+    """RFC 7323 4.3."""
+    peer = established()
+    peer.connection.receive_packets(train(5001, 3, timestamp=71_000), 20, 0.1)
+    assert peer.one(0.1).options.timestamp_echo == 71_000
+    peer.connection.send(b"ping", 0.2)
+    peer.take(0.2)
+    peer.connection.receive_packets([packet(5901, b"", acknowledgment=1005, timestamp=72_000)], 20, 0.3)
+    peer.connection.send(b"ping", 0.4)
+    assert peer.one(0.4).options.timestamp_echo == 72_000
+
+
 def test_a_train_with_an_old_timestamp_is_dropped() -> None:
     """RFC 7323 5.3."""
     peer = established()
