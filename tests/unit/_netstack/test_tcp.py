@@ -36,7 +36,7 @@ from httpx_wireguard._netstack.tcp import MINIMUM_MSS, MSL, SEND_FLOOR, WRITE_LO
 from httpx_wireguard._wire import PROTOCOL_TCP
 from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions
-from httpx_wireguard._wire.trains import train_length
+from httpx_wireguard._wire.trains import SHORTEST_TRAIN, train_length
 from tests.simnet import SeededEntropy
 
 SYN, ACK, FIN, RST, PSH, URG = Flags.SYN, Flags.ACK, Flags.FIN, Flags.RST, Flags.PSH, Flags.URG
@@ -1881,11 +1881,12 @@ def train(sequence: int, count: int, *, timestamp: int = 70_000) -> list[bytes]:
 def test_a_train_and_an_acknowledgment_bring_timestamps_to_echo() -> None:
     """RFC 7323 4.3."""
     peer = established()
-    peer.connection.receive_packets(train(5001, 3, timestamp=71_000), 20, 0.1)
+    peer.connection.receive_packets(train(5001, SHORTEST_TRAIN, timestamp=71_000), 20, 0.1)
     assert peer.one(0.1).options.timestamp_echo == 71_000
     peer.connection.send(b"ping", 0.2)
     peer.take(0.2)
-    peer.connection.receive_packets([packet(5901, b"", acknowledgment=1005, timestamp=72_000)], 20, 0.3)
+    answer = packet(5001 + 300 * SHORTEST_TRAIN, b"", acknowledgment=1005, timestamp=72_000)
+    peer.connection.receive_packets([answer], 20, 0.3)
     peer.connection.send(b"ping", 0.4)
     assert peer.one(0.4).options.timestamp_echo == 72_000
 
