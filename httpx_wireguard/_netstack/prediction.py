@@ -18,7 +18,7 @@ TIMESTAMP_LAYOUT = 0x0101080A  # NOP, NOP, kind 8, length 10: RFC 7323 appendix 
 
 # by the length of the IP header: its word with the ECN field; then what stands behind the ports of a TCP header with a
 # timestamp option and no other
-_FAST = {20: struct.Struct("!H22xIIHH4xII"), 40: struct.Struct("!H42xIIHH4xII")}
+_FAST = {20: struct.Struct("!H22xIIHH4xIII"), 40: struct.Struct("!H42xIIHH4xIII")}
 _PAYLOAD = {offset: itemgetter(slice(offset + 32, None)) for offset in _FAST}
 _FAST_WORDS = frozenset({8 << 12 | int(Flags.ACK), 8 << 12 | int(Flags.ACK | Flags.PSH)})  # data offset and flags
 
@@ -42,15 +42,7 @@ class PredictedInput:
     _timestamp_offset: int
 
     @abstractmethod
-    def _on_news(
-        self,
-        acknowledgment: int,
-        blocks: list[tuple[int, int]],
-        reported: tuple[int, int] | None,
-        duplicate: bool,
-        echo: int | None,
-        now: float,
-    ) -> None:
+    def _on_news(self, acknowledgment: int, echo: int | None, now: float) -> None:
         """What the sender learns of its data; the arguments are those of `Sender.on_ack`."""
 
     def _take_predicted(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
@@ -71,7 +63,7 @@ class PredictedInput:
         if not count:
             return 0
         receiver, sender, first = self.receiver, self.sender, train[0]
-        start, sequence, acknowledgment, word, window, _, value = _FAST[offset].unpack_from(first)
+        start, sequence, acknowledgment, word, window, _, value, back = _FAST[offset].unpack_from(first)
         size = len(first) - offset - 32
         if (
             sequence != receiver.next & 0xFFFFFFFF
@@ -84,18 +76,18 @@ class PredictedInput:
             return 0
         if receiver.next == receiver.last_acknowledgment:
             self._timestamp_echo = value  # RFC 7323 4.3: only of what begins at Last.ACK.sent
-        mark = CE if offset == 20 else CE << 4
+        mark = _ce_mark(first)
         payload = b"".join(map(_PAYLOAD[offset], train if count == len(train) else train[:count]))
-        self._on_predicted([payload], size, size, first, offset, start & mark == mark, now)
+        self._on_predicted([payload], size, size, back, start & mark == mark, now)
         return count
 
     def _take_each(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
         """Take the segments from `index` on that are as predicted; returns how many they are."""
         receiver, sender = self.receiver, self.sender
         unpack, data_at = _FAST[offset].unpack_from, offset + 32
-        marked, mark = False, CE if packets[index][0] >> 4 == 4 else CE << 4  # in the first word of an IP header
+        marked, mark = False, _ce_mark(packets[index])
         run: list[bytes] = []
-        length, sequence = 0, receiver.next & 0xFFFFFFFF
+        length, sequence, first_back = 0, receiver.next & 0xFFFFFFFF, 0
         room = receiver.room
         una, field = sender.unacknowledged & 0xFFFFFFFF, sender.window >> sender.scale
         echo, refresh = self._timestamp_echo, receiver.next == receiver.last_acknowledgment
@@ -104,7 +96,7 @@ class PredictedInput:
             size = len(payload)
             if len(packet) < data_at or length + size > room:
                 break
-            start, seq, ack, word, window, layout, value = unpack(packet)
+            start, seq, ack, word, window, layout, value, back = unpack(packet)
             if (
                 seq != sequence
                 or word not in _FAST_WORDS
@@ -114,7 +106,7 @@ class PredictedInput:
             ):
                 break
             if ack != una:
-                if run or not self._acknowledges(packet, offset, ack, window, now):
+                if run or not self._acknowledges(ack, window, back, now):
                     break
                 una, field = ack, window
             if refresh:
@@ -122,6 +114,7 @@ class PredictedInput:
             if not size:
                 self._timestamp_echo = echo
                 return 1
+            first_back = first_back if run else back
             run.append(payload)
             length += size
             sequence = (sequence + size) & 0xFFFFFFFF
@@ -129,11 +122,11 @@ class PredictedInput:
                 marked = True
         if run:
             self._timestamp_echo = echo
-            self._on_predicted(run, len(run[0]), len(run[-1]), packets[index], offset, marked, now)
+            self._on_predicted(run, len(run[0]), len(run[-1]), first_back, marked, now)
         return len(run)
 
-    def _acknowledges(self, packet: bytes, offset: int, acknowledgment: int, window: int, now: float) -> bool:
-        """Take what the packet says of our data, if it moves SND.UNA, and nothing special follows from that."""
+    def _acknowledges(self, acknowledgment: int, window: int, back: int, now: float) -> bool:
+        """Take what a segment says of our data, if it moves SND.UNA, and nothing special follows from that."""
         sender = self.sender
         advance = (acknowledgment - sender.unacknowledged) & 0xFFFFFFFF
         if sender.fin_at is not None or advance > sender.next - sender.unacknowledged:
@@ -141,44 +134,44 @@ class PredictedInput:
         self._last_received = now
         acknowledgment = sender.unacknowledged + advance
         sender.update_window(self.receiver.next, acknowledgment, window)
-        echo = int.from_bytes(packet[offset + 28 : offset + 32], "big")
-        self._on_news(acknowledgment, [], None, False, self._echoed(echo, now), now)
+        self._on_news(acknowledgment, self._echoed(back, now), now)
         return True
 
-    def _on_predicted(
-        self, payloads: list[bytes], first: int, last: int, packet: bytes, offset: int, marked: bool, now: float
-    ) -> None:
-        """What follows from predicted segments: `payloads`, the sizes of the first and of the last of them, the first
-        as a packet, and whether one was marked CE."""
+    def _on_predicted(self, payloads: list[bytes], first: int, last: int, back: int, marked: bool, now: float) -> None:
+        """What follows from predicted segments: `payloads`, the sizes of the first and of the last of them, the
+        timestamp of ours that the first brought back, and whether one was marked CE."""
         receiver, length = self.receiver, sum(map(len, payloads))
         self._last_received = now
         if marked and receiver.ecn:
             receiver.on_ecn(ce=True, cwr=False)
         self.sender.confirm_window(receiver.next + length - last)
-        back = int.from_bytes(packet[offset + 28 : offset + 32], "big")
         if back != receiver.last_echo and first >= receiver.full_segment:
             receiver.last_echo = back
-            self._measure_echo(back, now)
+            ticks = self._age(back, now)
+            if ticks is not None:  # a lie that is not seen through makes our window too large or too small for the liar
+                receiver.on_echo(ticks)
         receiver.on_in_order(payloads, length, first, now)
 
-    def _measure_echo(self, echo: int, now: float) -> None:
-        """RFC 7323 4.1, for the side that only acknowledges. A lie makes our window too large or too small for it."""
-        ticks = (self._timestamp_value(now) - echo) & 0xFFFFFFFF
-        if ticks <= MAXIMUM_RTO * 1000:
-            self.receiver.on_echo(ticks)
-
-    def _echoed(self, echo: int, now: float) -> int | None:
+    def _echoed(self, back: int, now: float) -> int | None:
         """When the segment left whose timestamp comes back (RFC 7323 4.1), in ms of our clock."""
-        elapsed = (self._timestamp_value(now) - echo) & 0xFFFFFFFF
-        return int(now * 1000) - elapsed if elapsed <= MAXIMUM_RTO * 1000 else None  # else a lie
+        ticks = self._age(back, now)
+        return None if ticks is None else int(now * 1000) - ticks
+
+    def _age(self, back: int, now: float) -> int | None:
+        """How many ms ago we sent the timestamp that comes back; None of one that we cannot have sent."""
+        ticks = (self._timestamp_value(now) - back) & 0xFFFFFFFF
+        return ticks if ticks <= MAXIMUM_RTO * 1000 else None
 
     def _timestamp_value(self, now: float) -> int:
         return (int(now * 1000) + self._timestamp_offset) & 0xFFFFFFFF  # RFC 7323 5.4: a tick of 1 ms
 
 
+def _ce_mark(packet: bytes) -> int:
+    """The bits of CE in the first word of an IP header."""
+    return CE if packet[0] >> 4 == 4 else CE << 4
+
+
 def _train_ahead(packets: Sequence[bytes], offset: int) -> int:
-    """The `train_length` of packets that nobody has compared yet, if it is worth a try."""
-    if len(packets) < SHORTEST_TRAIN:
-        return 0
+    """The `train_length` of packets, SHORTEST_TRAIN at least, that nobody has compared yet, if it is worth a try."""
     first, other, option = packets[0], packets[SHORTEST_TRAIN - 1], slice(offset + 20, offset + 32)
     return train_length(packets) if len(first) == len(other) and first[option] == other[option] else 0

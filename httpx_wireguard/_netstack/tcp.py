@@ -594,17 +594,17 @@ class TcpConnection(PredictedInput):
             acknowledgment = max(acknowledgment, sender.unacknowledged)
             has_echo = self._timestamps and header.options.timestamp_value is not None
             echo = self._echoed(header.options.timestamp_echo, now) if has_echo else None
-            self._on_news(acknowledgment, blocks, reported, duplicate, echo, now)
+            self._on_news(acknowledgment, echo, now, blocks, reported, duplicate)
         return self._on_our_fin_acknowledged(now) if sender.fin_at is not None else True
 
     def _on_news(
         self,
         acknowledgment: int,
-        blocks: list[tuple[int, int]],
-        reported: tuple[int, int] | None,
-        duplicate: bool,
         echo: int | None,
         now: float,
+        blocks: Sequence[tuple[int, int]] = (),
+        reported: tuple[int, int] | None = None,
+        duplicate: bool = False,
     ) -> None:
         """What the sender learns of its data; the arguments are those of `Sender.on_ack`."""
         sender = self.sender
