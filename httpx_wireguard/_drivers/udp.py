@@ -238,10 +238,7 @@ class UdpSocket:
         if ecn != self._ecn:
             self._set_ecn(ecn)
         total = sum(map(len, buffers))
-        if total <= segment_size:
-            self._patiently(self._socket.sendto, b"".join(buffers), endpoint)
-            return
-        if self.segments:
+        if total > segment_size and self.segments:
             option = [(socket.IPPROTO_UDP, _UDP_SEGMENT, _SEGMENT.pack(segment_size))]
             try:
                 self._patiently(self._socket.sendmsg, buffers, option, 0, endpoint)

@@ -174,12 +174,10 @@ class Sender(Flight):
     def _send_small(self, length: int, now: float) -> Run:
         """Fast path: all that was written fits into one segment, and nothing is in flight: no limit applies."""
         run = Run(self.next, [self.queue.slice(self.next, length)], fin=False, again=False)
-        self.on_sent(length, now)
-        if length < self.mss:
-            self.small_end = self.next
+        self._on_new_sent(run, now)
         self._pacer.on_sent(length)
         self._last_sent_at = now
-        self.override_due = self.more_due = False
+        self.more_due = False
         self.pace_at = None
         self._note_starvation()
         return run
@@ -299,11 +297,14 @@ class Sender(Flight):
             self._segment_size.on_probe_sent(self.next + probe, now)
         else:
             run = self._run(self.next, min(length, self.queue.end - self.next), limit)
+        self._on_new_sent(run, now)
+        runs.append(run)
+
+    def _on_new_sent(self, run: Run, now: float) -> None:
         self.on_sent(run.length, now)
         if len(run.payloads[-1]) < self.mss:
             self.small_end = self.next
         self.override_due = False
-        runs.append(run)
 
     def _run(self, start: int, length: int, limit: int) -> Run:
         """`length` bytes from `start`, and the FIN if it comes next and lies before `limit`."""
