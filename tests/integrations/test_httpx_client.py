@@ -39,19 +39,20 @@ class OneAnswerServer:
         self.closed = threading.Event()
 
     def __call__(self, stream: SyncStream | TlsServer) -> None:
+        close, closed = self.close, self.closed
         self.connections += 1
         data = b""
         while b"\r\n\r\n" not in data:
             data += stream.read(65_536)
         stream.write(self.ANSWER)
-        self.close.wait(PATIENCE)
+        close.wait(PATIENCE)
         stream.close()
-        self.closed.set()
+        closed.set()
 
     def reset(self) -> None:
-        """Keep connections again."""
-        self.close.clear()
-        self.closed.clear()
+        """Keep connections again; those that there are go on as they were told."""
+        self.close = threading.Event()
+        self.closed = threading.Event()
 
 
 @pytest.fixture(scope="module")
