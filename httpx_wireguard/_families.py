@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 from httpx_wireguard._config import Config
@@ -163,34 +163,51 @@ def missing_attribute(transport: object, name: str, family: str) -> AttributeErr
     )
 
 
-class ResponseStream:
-    """A response's body, whose errors keep their cause."""
+class _Body:
+    """A response's body, whose errors keep their cause, and which is let go of when it is closed.
+
+    httpx ties each response into a cycle: all that httpcore knows of a request would wait for the garbage collector.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
+    def _opened(self) -> Any:
+        if self._stream is None:
+            raise RuntimeError("the response is closed: nothing can be read from it any more")
+        return self._stream
+
+
+class ResponseStream(_Body):
+    """The body of a response to a thread."""
+
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self._stream
+            yield from self._opened()
         except Exception as error:
             restore_cause(error)
             raise
 
     def close(self) -> None:
-        self._stream.close()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
 
-class AsyncResponseStream:
-    """A response's body, whose errors keep their cause."""
+class AsyncResponseStream(_Body):
+    """The body of a response to a task; `aclose` is what closes the stream inside."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, stream: Any, aclose: Callable[[Any], Awaitable[None]]) -> None:
+        super().__init__(stream)
+        self._aclose = aclose
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Chunks(self._stream.__aiter__())
+        return _Chunks(self._opened().__aiter__())
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await self._aclose(stream)
 
 
 class _Chunks:

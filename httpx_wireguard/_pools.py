@@ -9,6 +9,7 @@ from typing import Any
 SWEEP_INTERVAL = 0.1  # seconds between looks at the connections that no request needs; ours
 
 _POOLS_NAMES = (
+    "_close_connections",
     "_connections",
     "_http2",
     "_keepalive_expiry",

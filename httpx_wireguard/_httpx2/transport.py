@@ -144,8 +144,18 @@ class AsyncWireGuardConnectionPool(httpcore2.AsyncConnectionPool):
         except BaseException as error:
             _families.restore_cause(error)
             raise
-        response.stream = _families.AsyncResponseStream(response.stream)
+        response.stream = _families.AsyncResponseStream(response.stream, self._aclose_response)
         return response
+
+    async def _aclose_response(self, stream: Any) -> None:
+        """httpcore2's shields hold off anyio's cancellation, not `Task.cancel`, after which the request would stay."""
+        try:
+            await stream.aclose()
+        finally:
+            request = getattr(stream, "_pool_request", None)
+            if self._assigner is not None and request in self._requests:
+                self._requests.remove(request)
+                await self._close_connections(self._assign_requests_to_connections())
 
     async def aclose(self) -> None:
         try:

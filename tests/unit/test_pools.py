@@ -54,6 +54,8 @@ class Request:
 
 
 class Pool:
+    _close_connections = None
+
     def __init__(self, size: int = 100, keepalive: int = 100, expiry: float | None = 5.0, http2: bool = False) -> None:
         self._connections: list[Connection] = []
         self._requests: list[Request] = []

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import importlib.util
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -108,6 +111,46 @@ def test_many_threads_share_a_client(family: Family, tunnel: MemoryTunnel) -> No
     assert texts == ["ok"] * 80
 
 
+class PromptTunnel:
+    """A tunnel whose server answers each read at once: nothing but the event loop decides what comes when."""
+
+    async def connect_tcp(self, host: str, port: int, **_: Any) -> PromptTunnel:
+        return self
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        await asyncio.sleep(0)
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await asyncio.sleep(0)
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(0)
+
+    def get_extra_info(self, info: str) -> Any:
+        return False if info == "is_readable" else None
+
+
+def test_a_request_cancelled_at_any_moment_is_gone_from_the_pool(family: Family) -> None:
+    async def main() -> int:
+        transport = family.ours.AsyncWireGuardTransport(PromptTunnel())
+        async with family.http.AsyncClient(transport=transport) as client:
+            for steps in itertools.count():
+                request = asyncio.create_task(client.get("http://10.0.0.1/"))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                if request.done():
+                    return steps
+                request.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await request
+                assert not transport._pool._requests, f"after {steps} steps"
+                assert all(connection.is_idle() for connection in transport._pool.connections), f"after {steps} steps"
+        raise AssertionError
+
+    assert asyncio.run(main()) > 2
+
+
 def test_an_own_tunnel_starts_with_the_client_and_ends_with_it(family: Family, opened: MemoryTunnel) -> None:
     transport = family.ours.WireGuardTransport("wg0.conf")
     assert opened.started == 0
@@ -206,6 +249,31 @@ def test_an_error_in_the_middle_of_a_body_keeps_its_cause(family: Family, tunnel
         client.get("http://10.0.0.1/")
     assert caught.value.__cause__ is not None
     assert isinstance(caught.value.__cause__.__cause__, ConnectionReset)
+
+
+def test_what_httpcore_knew_of_a_request_is_gone_with_it(family: Family, tunnel: MemoryTunnel) -> None:
+    """httpx ties each response into a cycle, which only the garbage collector undoes."""
+    tunnel.tcp["10.0.0.1", 80] = answer(tunnel)
+    with family.http.Client(transport=family.ours.WireGuardTransport(tunnel)) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            before = sum(isinstance(found, family.core.Request) for found in gc.get_objects())  # of other tests
+            response = client.get("http://10.0.0.1/")
+            assert response.content == b"ok"
+            assert sum(isinstance(found, family.core.Request) for found in gc.get_objects()) == before
+        finally:
+            gc.enable()
+
+
+def test_a_closed_response_is_not_taken_for_an_empty_one(family: Family, tunnel: MemoryTunnel) -> None:
+    tunnel.tcp["10.0.0.1", 80] = answer(tunnel)
+    with family.ours.WireGuardTransport(tunnel) as transport:
+        response = transport.handle_request(family.http.Request("GET", "http://10.0.0.1/"))
+        for _ in range(2):
+            response.stream.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            list(response.stream)
 
 
 def test_http2_without_its_package_is_httpxs_import_error(
