@@ -26,6 +26,8 @@ __all__ = ["WireGuardAdapter", "WireGuardPoolManager", "WireGuardProxyManager"]
 Conf = str | os.PathLike[str] | Config | Tunnel
 Dns = Sequence[str] | Literal["system"] | None
 
+_BLOCKSIZE = 65_536  # bytes of a file in each write; in blocks of 16,384, urllib3's, it takes twice as long
+
 
 class WireGuardPoolManager(urllib3.PoolManager):
     """A `urllib3.PoolManager` whose connections all go through a WireGuard tunnel.
@@ -73,6 +75,7 @@ class WireGuardPoolManager(urllib3.PoolManager):
 
     def _use_tunnel(self, conf: Conf, dns: Dns) -> None:
         self._tunnel, self._owns_tunnel = _open_tunnel(conf, dns)
+        self.connection_pool_kw.setdefault("blocksize", _BLOCKSIZE)
         self.pool_classes_by_scheme = {"http": WireGuardHTTPConnectionPool, "https": WireGuardHTTPSConnectionPool}
 
     def _new_pool(

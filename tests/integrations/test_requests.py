@@ -228,6 +228,18 @@ def test_an_upload_arrives_whole(session: requests.Session, form: str) -> None:
     assert response.json() == {"length": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def test_a_file_is_sent_in_blocks_worth_the_price_of_a_write(session: requests.Session) -> None:
+    class File(io.BytesIO):
+        asked: ClassVar[set[int | None]] = set()
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.asked.add(size)
+            return super().read(size)
+
+    session.put(f"http://{IPV4}/", data=File(bytes(200_000)), timeout=PATIENCE)
+    assert File.asked == {65_536}
+
+
 @pytest.mark.parametrize("chunk", [1_000, 65_536, 1_000_000])
 def test_a_response_can_be_streamed(session: requests.Session, chunk: int) -> None:
     with session.get(f"http://{HOST}/bytes/3000000", stream=True, timeout=PATIENCE) as response:
