@@ -10,10 +10,14 @@ from httpx_wireguard._config import Config
 from httpx_wireguard._tunnel import AsyncTunnel, Tunnel
 
 if TYPE_CHECKING:
+    import ssl
+
     from httpx_wireguard._tls import SupportsWrapBio
 
 Conf = str | os.PathLike[str] | Config
 DnsServers = Sequence[str] | Literal["system"] | None
+
+MAX_SESSIONS = 100  # TLS sessions that a pool keeps, some KB each; ours
 
 _LOOKED_FOR_BY = {
     **dict.fromkeys(("handle_request", "close", "__enter__", "__exit__"), "Client"),
@@ -161,6 +165,53 @@ def missing_attribute(transport: object, name: str, family: str) -> AttributeErr
     return WrongClientError(
         f"{family}.{client} needs another class than {kind}: from {_MODULES[family]} import {needed}"
     )
+
+
+# -- TLS
+
+
+class ResumingContext:
+    """An SSL context whose connections resume the sessions of those before them (RFC 8446 2.2, RFC 5077).
+
+    Only for a context that nobody else can change meanwhile: who is resumed is not verified again. A session is used
+    once (RFC 8446 C.4), by the next connection to the same name; a server that has forgotten it does a full handshake.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._sessions: dict[str | bytes | None, ssl.SSLSession] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+    ) -> ssl.SSLObject:
+        session = self._sessions.pop(server_hostname, None)
+        return self._context.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+    def keep(self, stream: StreamLike | AsyncStreamLike) -> None:
+        """Keep the session of a connection that is about to be closed."""
+        session = stream.get_extra_info("ssl_session")
+        if session is not None:
+            self._sessions[stream.get_extra_info("ssl_object").server_hostname] = session
+            for oldest in list(self._sessions)[:-MAX_SESSIONS]:
+                self._sessions.pop(oldest, None)
+
+
+def resuming(context: ssl.SSLContext, verify: object) -> ssl.SSLContext:
+    """What a pool takes for its SSL context: one that resumes, if it was made for it alone, from this `verify`."""
+    import ssl  # here: a pool without TLS needs none
+
+    own = isinstance(verify, (bool, str)) and type(context) is ssl.SSLContext
+    return cast("ssl.SSLContext", ResumingContext(context)) if own else context
+
+
+# -- responses
 
 
 class _Body:

@@ -96,7 +96,7 @@ class WireGuardTransport(httpx.HTTPTransport):
         self._backend = WireGuardBackend(conf, dns=dns)
         self._pool = WireGuardConnectionPool(
             self._backend,
-            ssl_context=context,
+            ssl_context=_families.resuming(context, verify),
             http1=http1,
             http2=http2,
             local_address=local_address,
@@ -210,7 +210,7 @@ class AsyncWireGuardTransport(httpx.AsyncHTTPTransport):
         self._backend = AsyncWireGuardBackend(conf, dns=dns)
         self._pool = AsyncWireGuardConnectionPool(
             self._backend,
-            ssl_context=context,
+            ssl_context=_families.resuming(context, verify),
             http1=http1,
             http2=http2,
             local_address=local_address,

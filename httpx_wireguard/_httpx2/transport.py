@@ -97,7 +97,7 @@ class WireGuardTransport(httpx2.HTTPTransport):
         self._backend = WireGuardBackend(conf, dns=dns)
         self._pool = WireGuardConnectionPool(
             self._backend,
-            ssl_context=context,
+            ssl_context=_families.resuming(context, verify),
             http1=http1,
             http2=http2,
             local_address=local_address,
@@ -211,7 +211,7 @@ class AsyncWireGuardTransport(httpx2.AsyncHTTPTransport):
         self._backend = AsyncWireGuardBackend(conf, dns=dns)
         self._pool = AsyncWireGuardConnectionPool(
             self._backend,
-            ssl_context=context,
+            ssl_context=_families.resuming(context, verify),
             http1=http1,
             http2=http2,
             local_address=local_address,

@@ -6,6 +6,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from httpx_wireguard.testing import HOST, IPV4, IPV6, WireGuardPeer, body
 from tests.http2_server import Http2Server, fingerprint, http1_context
 from tests.http_clients import KINDS, Kind
 from tests.measures import FREE_THREADED
-from tests.tls_server import TlsServer, client_context
+from tests.tls_server import TlsServer, certificate, client_context
 
 PATIENCE = 20.0  # seconds
 MANY = tuple(f"10.66.1.{number}" for number in range(1, 121))  # too many addresses for a UDP answer
@@ -73,11 +74,13 @@ def peer(one_answer: OneAnswerServer, http2_server: Http2Server) -> Iterator[Wir
         "short.search.test": (IPV4,),
         TLS_HOST: (IPV4,),
     }
+    remembering = http1_context()
     servers: dict[int, Callable[[SyncStream], None]] = {
         8000: one_answer,
         25: lambda stream: None,
         443: http2_server,
         8443: lambda stream: one_answer(TlsServer(stream, http1_context())),
+        8444: lambda stream: one_answer(TlsServer(stream, remembering)),
     }
     with WireGuardPeer(servers=servers, names=names, clients=CLIENTS) as peer:
         yield peer
@@ -158,6 +161,31 @@ def test_an_idle_connection_that_the_server_closed_is_not_used_again(
             assert one_answer.connections == before + 1
 
     kind.run(main)
+
+
+@every_kind
+@pytest.mark.parametrize("own", [True, False], ids=["own context", "the user's"])
+def test_a_tls_session_is_resumed_in_a_context_that_nobody_else_can_change(
+    kind: Kind, conf: Any, one_answer: OneAnswerServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: bool
+) -> None:
+    (tmp_path / "ca.pem").write_bytes(certificate()[0])
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    one_answer.reset()
+    one_answer.close.set()
+
+    async def main() -> list[bool]:
+        resumed = []
+        async with kind.client(conf, verify=True if own else client_context()) as client:
+            for _ in range(3):
+                response = await client.get(f"https://{TLS_HOST}:8444")
+                tls = response.extensions["network_stream"].get_extra_info("ssl_object")
+                assert tls.getpeercert()["subjectAltName"] == (("DNS", TLS_HOST),)
+                resumed.append(tls.session_reused)
+                assert one_answer.closed.wait(PATIENCE)
+                one_answer.closed.clear()
+        return resumed
+
+    assert kind.run(main) == [False, own, own]
 
 
 @every_kind

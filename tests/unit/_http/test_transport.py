@@ -5,6 +5,7 @@ import contextlib
 import gc
 import importlib.util
 import itertools
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from httpx_wireguard._streams import AsyncTcpStream, SyncStream
 from httpx_wireguard._waiting import run
 from tests.http_clients import FAMILIES, Family
 from tests.memory_tunnel import MemoryDriver, MemorySocket, MemoryTunnel
-from tests.tls_server import TlsServer, client_context
+from tests.tls_server import TlsServer, client_context, server_context
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES, ids=str)
 
@@ -72,6 +73,79 @@ def test_an_https_response_through_the_tunnel(family: Family, tunnel: MemoryTunn
         stream = response.extensions["network_stream"]
         assert stream.get_extra_info("ssl_object").version() == "TLSv1.3"
         assert stream.get_extra_info("wireguard").host == "10.0.0.1"
+
+
+def https_server(tunnel: MemoryTunnel, contexts: Iterator[ssl.SSLContext]) -> Callable[[MemorySocket], None]:
+    """Answers one request on each connection, by the next context, and closes."""
+
+    def serve(sock: MemorySocket) -> None:
+        stream = TlsServer(SyncStream(AsyncTcpStream(tunnel.driver, sock)), next(contexts))
+        stream.read(65_536)
+        stream.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+        stream.close()
+
+    return serve
+
+
+def resumed(client: Any, url: str) -> bool:
+    """Whether a request's connection resumed a session."""
+    response = client.get(url)
+    assert response.text == "ok"
+    answer: bool = response.extensions["network_stream"].get_extra_info("ssl_object").session_reused
+    return answer
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_tls_session_is_resumed_by_the_next_connection_to_the_same_host(
+    family: Family, tunnel: MemoryTunnel, version: ssl.TLSVersion
+) -> None:
+    context = server_context()
+    context.maximum_version = version
+    for host in ("10.0.0.1", "10.0.0.2"):
+        tunnel.tcp[host, 443] = https_server(tunnel, itertools.repeat(context))
+    with family.http.Client(transport=family.ours.WireGuardTransport(tunnel, verify=False)) as client:
+        hosts = ("10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.1", "10.0.0.2")
+        assert [resumed(client, f"https://{host}/") for host in hosts] == [False, False, True, True, True]
+
+
+def test_a_server_that_has_forgotten_a_session_does_a_full_handshake(family: Family, tunnel: MemoryTunnel) -> None:
+    tunnel.tcp["10.0.0.1", 443] = https_server(tunnel, iter([server_context() for _ in range(3)]))
+    with family.http.Client(transport=family.ours.WireGuardTransport(tunnel, verify=False)) as client:
+        assert [resumed(client, "https://10.0.0.1/") for _ in range(3)] == [False] * 3
+
+
+def test_a_tls_session_is_used_once_and_few_are_kept(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Context(ssl.SSLContext):
+        def wrap_bio(self, *arguments: Any) -> Any:
+            return arguments[-2:]
+
+    class Closing:
+        def __init__(self, host: str) -> None:
+            self.server_hostname = host
+
+        def get_extra_info(self, info: str) -> Any:
+            return {"ssl_object": self, "ssl_session": f"of {self.server_hostname}"}[info]
+
+    monkeypatch.setattr(_families, "MAX_SESSIONS", 2)
+    context: Any = _families.ResumingContext(Context(ssl.PROTOCOL_TLS_CLIENT))
+    for host in "abc":
+        context.keep(Closing(host))
+    given = [context.wrap_bio(None, None, False, host)[1] for host in "abcc"]
+    assert given == [None, "of b", "of c", None]
+
+
+def test_only_a_context_of_the_standard_library_resumes(family: Family) -> None:
+    """Others verify in ways of their own, and perhaps not what was resumed."""
+
+    class Truststore(ssl.SSLContext):
+        pass
+
+    own = ssl.create_default_context()
+    for verify in (True, False, "ca.pem"):
+        assert isinstance(_families.resuming(own, verify), _families.ResumingContext)
+        other = Truststore(ssl.PROTOCOL_TLS_CLIENT)
+        assert _families.resuming(other, verify) is other
+    assert _families.resuming(own, own) is own
 
 
 def test_an_https_proxy_inside_the_tunnel(family: Family, tunnel: MemoryTunnel) -> None:
