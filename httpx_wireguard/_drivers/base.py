@@ -18,7 +18,7 @@ from httpx_wireguard._wireguard.runs import DatagramRun
 
 READS_PER_STEP = 8  # coalesced reads before timers and sends get their turn
 BULK = 1 << 15  # bytes of a read behind which there is probably more, to be acknowledged together
-ROOMY = 1 << 20  # bytes that a socket holds so that two reads are little of it: else the far side would wait for us
+READ_AHEAD = 1 / 16  # of what the socket holds, read before it is acknowledged; with much more the far side would wait
 EXIT_PATIENCE = 1.0  # seconds that the interpreter's exit, or a tunnel's end, waits for threads that are at work
 FRESH = 0.0005  # seconds for which "nothing was waiting" is believed by `catch_up`
 STREAM_GAP = 0.0005  # seconds; reads closer to each other belong to a stream, in which datagrams are worth joining
@@ -67,7 +67,7 @@ class BaseDriver(ABC):
         self._observers: list[Waiter] = []  # they wait for something that is no socket
         self._last_empty_read = self._last_read = -math.inf
         self._probably_empty = False  # the last read brought nothing, or a datagram alone
-        self._reads_ahead = engine.stack.socket_capacity >= ROOMY
+        self._read_ahead = engine.stack.socket_capacity * READ_AHEAD  # bytes
         self._stopped = False
         self._exiting = False
         self._racing: dict[tuple[Any, ...], tuple[Peer, float | None, list[tuple[Any, ...]]]] = {}
@@ -186,15 +186,17 @@ class BaseDriver(ABC):
     def _receive_until(self, ready: Callable[[], bool]) -> bool:
         """Take in what has arrived, until `ready()` or a limit; returns whether a poll would tell of anything more.
 
-        A full read is seldom the last: another is taken before the reader has the first, where the socket is large, so
-        that one acknowledgment and one round of sending do for both.
+        A full read is seldom the last: others are taken before the reader has the first, where the socket is large, so
+        that one acknowledgment and one round of sending do for all.
         """
-        for number in range(READS_PER_STEP):
+        total = 0
+        for _ in range(READS_PER_STEP):
             received = self._receive()
             if not received:
                 return True
+            total += received
             self._notify()
-            if not (self._reads_ahead and received >= BULK and number == 0) and ready():
+            if (received < BULK or total >= self._read_ahead) and ready():
                 break
             if self._probably_empty:
                 return True

@@ -80,11 +80,12 @@ class TrioDriver(LoopDriver):
     async def _watch(self, one: UdpSocket) -> None:
         while not self._stopped:
             await trio.lowlevel.wait_readable(one.fileno())
-            drained = False
-            while not drained and not self._stopped:
+            while not self._stopped:
                 with self.lock:
                     drained = self._receive_until(lambda: False)
                     self.pump()
+                if drained:
+                    break
                 await trio.lowlevel.checkpoint()
 
     async def _run_timers(self) -> None:
