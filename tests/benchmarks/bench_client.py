@@ -121,7 +121,7 @@ async def aiohttp(conf: str | None, _: str | None) -> AsyncIterator[Request]:
 async def http_client(conf: str | None, _: str | None) -> AsyncIterator[Request]:
     """About the least that a client can cost."""
     tunnel = None if conf is None else find("httpx_wireguard", "Tunnel")(conf)
-    connection = http.client.HTTPConnection("")
+    connection = http.client.HTTPConnection("", blocksize=PIECE)
     with tunnel or contextlib.nullcontext(), contextlib.closing(connection):
 
         async def request(method: str, url: str, content: bytes) -> int:
