@@ -64,21 +64,22 @@ class PredictedInput:
             return 0
         receiver, sender, first = self.receiver, self.sender, train[0]
         start, sequence, acknowledgment, word, window, _, value, back = _FAST[offset].unpack_from(first)
-        size = len(first) - offset - 32
         if (
             sequence != receiver.next & 0xFFFFFFFF
             or acknowledgment != sender.unacknowledged & 0xFFFFFFFF
             or word not in _FAST_WORDS
             or window != sender.window >> sender.scale
             or (value - self._timestamp_echo) & 0x80000000
-            or count * size > receiver.room
         ):
+            return 0
+        payloads = list(map(_PAYLOAD[offset], train if count == len(train) else train[:count]))
+        if sum(map(len, payloads)) > receiver.room:
             return 0
         if receiver.next == receiver.last_acknowledgment:
             self._timestamp_echo = value  # RFC 7323 4.3: only of what begins at Last.ACK.sent
         mark = _ce_mark(first)
-        payload = b"".join(map(_PAYLOAD[offset], train if count == len(train) else train[:count]))
-        self._on_predicted([payload], size, size, back, start & mark == mark, now)
+        marked = start & mark == mark
+        self._on_predicted([b"".join(payloads)], len(payloads[0]), len(payloads[-1]), back, marked, now)
         return count
 
     def _take_each(self, packets: Sequence[bytes], index: int, offset: int, now: float) -> int:
@@ -174,4 +175,4 @@ def _ce_mark(packet: bytes) -> int:
 def _train_ahead(packets: Sequence[bytes], offset: int) -> int:
     """The `train_length` of packets, SHORTEST_TRAIN at least, that nobody has compared yet, if it is worth a try."""
     first, other, option = packets[0], packets[SHORTEST_TRAIN - 1], slice(offset + 20, offset + 32)
-    return train_length(packets) if len(first) == len(other) and first[option] == other[option] else 0
+    return train_length(packets) if first[option] == other[option] else 0

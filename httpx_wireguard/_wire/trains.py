@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from operator import itemgetter
+from operator import gt, itemgetter
 from typing import NamedTuple
 
 from httpx_wireguard._wire import PROTOCOL_TCP
@@ -29,13 +29,22 @@ class _Layout(NamedTuple):
     """IP header without options or extensions, and the TCP header that is understood here."""
 
     size: int  # bytes of both headers
+    uncounted: int  # bytes of them that the IP header's length does not count
     mask: bytes  # what has to be the same
+    length_mask: bytes  # the IP header's length, which mostly is
     head: Callable[[bytes], bytes]
+    sequence: str  # how the sequence number is unpacked
+    fields: str  # how the length and the sequence number are
 
 
-# version to length, identification, fragment to protocol, checksum, addresses
-_IPV4 = _Layout(52, 4 * _SAME + 2 * _ANY + 4 * _SAME + 2 * _ANY + 8 * _SAME + _TCP_MASK, itemgetter(slice(52)))
-_IPV6 = _Layout(72, 40 * _SAME + _TCP_MASK, itemgetter(slice(72)))
+# version and service; length, identification; fragment to protocol; checksum; addresses
+_IPV4_MASK = 2 * _SAME + 4 * _ANY + 4 * _SAME + 2 * _ANY + 8 * _SAME + _TCP_MASK
+_IPV4_LENGTH = 2 * _ANY + 2 * _SAME + 48 * _ANY
+_IPV4 = _Layout(52, 0, _IPV4_MASK, _IPV4_LENGTH, itemgetter(slice(52)), "24xI24x", "2xH20xI24x")
+# version to flow label; length; next header to addresses
+_IPV6_MASK = 4 * _SAME + 2 * _ANY + 34 * _SAME + _TCP_MASK
+_IPV6_LENGTH = 4 * _ANY + 2 * _SAME + 66 * _ANY
+_IPV6 = _Layout(72, 40, _IPV6_MASK, _IPV6_LENGTH, itemgetter(slice(72)), "44xI24x", "4xH38xI24x")
 
 
 class Train(list[bytes]):
@@ -44,28 +53,63 @@ class Train(list[bytes]):
     __slots__ = ()
 
 
-def train_length(packets: Sequence[bytes]) -> int:
-    """How many of the packets, from the first one on, are one train; 0 when the first cannot be in one.
+def as_train(packets: Sequence[bytes]) -> Train | None:
+    """The packets without padding, if all of them are one train."""
+    count, lengths = _compare(packets)
+    if count < len(packets):
+        return None
+    sizes = list(map(len, packets))
+    if sizes == lengths:
+        return Train(packets)
+    if any(map(gt, lengths, sizes)):
+        return None
+    return Train(packet[:length] for packet, length in zip(packets, lengths, strict=True))
 
-    Each continues the stream where the one before it ends. They are of one size; their headers differ in the
-    sequence number, PSH, the checksums and the IPv4 identification, and have no option but a timestamp.
+
+def train_length(packets: Sequence[bytes]) -> int:
+    """How many of the packets, each as long as it says, are one train; 0 when the first cannot be in one.
+
+    Each continues the stream where the one before it ends. Their headers differ in the length, the sequence number,
+    PSH, the checksums and the IPv4 identification, and have no option but a timestamp. (Most are full. But a server
+    that writes one TLS record after the other ends each with a segment that is not.)
     """
+    return _compare(packets)[0]
+
+
+def _compare(packets: Sequence[bytes]) -> tuple[int, list[int]]:
+    """`train_length`, and what each packet in the train says of its length."""
     layout, payload = _layout_of(packets[0])
     count, size = len(packets), layout.size
     if payload <= 0:
-        return 0
+        return 0, []
     heads = b"".join(map(layout.head, packets))
     if len(heads) != count * size:
-        return 0  # some are too short
+        return 0, []  # some are too short
     rows, bits = int.from_bytes(heads, "big"), 8 * size
-    different = (rows ^ rows >> bits) & _mask(layout, count)
+    changes = rows ^ rows >> bits
+    full = not changes & _mask(layout.length_mask, count)
+    different = changes & _mask(layout.mask, count)
     if different:
         count -= 1 + (different.bit_length() - 1) // bits
-    sequences = _sequences(size, count).unpack_from(heads)
+    if not full:
+        return _compare_each(_fields(layout.fields, count).unpack_from(heads), layout)
+    sequences = _fields(layout.sequence, count).unpack_from(heads)
     expected = range(sequences[0], sequences[0] + count * payload, payload)
     if sequences != tuple(expected):  # in the one batch of 4 GiB in which the numbers begin again at 0, too
         count = next(index for index in range(count) if sequences[index] != expected[index])
-    return count
+    return count, [size + payload] * count
+
+
+def _compare_each(fields: tuple[int, ...], layout: _Layout) -> tuple[int, list[int]]:
+    """`_compare` for packets of different lengths."""
+    lengths, expected = [], fields[1]
+    for length, sequence in zip(fields[::2], fields[1::2], strict=True):
+        length += layout.uncounted
+        if sequence != expected or length <= layout.size:
+            break
+        lengths.append(length)
+        expected += length - layout.size
+    return len(lengths), lengths
 
 
 def _layout_of(packet: bytes) -> tuple[_Layout, int]:
@@ -84,12 +128,12 @@ def _layout_of(packet: bytes) -> tuple[_Layout, int]:
 
 
 @lru_cache(maxsize=64)  # how many come at once is up to the network: bounded
-def _mask(layout: _Layout, count: int) -> int:
+def _mask(mask: bytes, count: int) -> int:
     """For all rows but the first, which has none before it."""
-    return int.from_bytes(layout.mask * (count - 1), "big")
+    return int.from_bytes(mask * (count - 1), "big")
 
 
 @lru_cache(maxsize=64)
-def _sequences(size: int, count: int) -> struct.Struct:
-    """The sequence number of each header."""
-    return struct.Struct("!" + f"{size - 28}xI24x" * count)
+def _fields(layout: str, count: int) -> struct.Struct:
+    """The same of each header."""
+    return struct.Struct("!" + layout * count)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from httpx_wireguard._deadlines import Deadlines
 from httpx_wireguard._errors import MalformedPacket
 from httpx_wireguard._wire.ecn import NOT_ECT
-from httpx_wireguard._wire.trains import SHORTEST_TRAIN, Train, train_length
+from httpx_wireguard._wire.trains import SHORTEST_TRAIN, as_train
 from httpx_wireguard._wireguard.allowed_ips import AllowedIps
 from httpx_wireguard._wireguard.constants import KEY_SIZE, UNDER_LOAD_HANDSHAKES
 from httpx_wireguard._wireguard.cookies import CookieChecker, LoadMeter, TokenBuckets
@@ -141,12 +140,10 @@ class Device:
 
     def _accept_packets(self, peer: Peer, plaintexts: list[bytes]) -> list[bytes]:
         """The packets that `_accept_packet` lets through. The fast path: a train has one source."""
-        first, count = plaintexts[0], len(plaintexts)
-        alike = count >= SHORTEST_TRAIN and len(plaintexts[-1]) == len(first) and train_length(plaintexts) == count
-        packet = self._accept_packet(peer, first) if alike else None
-        if packet is None:
-            return self._accept_each(peer, plaintexts[1:] if alike else plaintexts)
-        return Train(plaintexts if packet is first else map(itemgetter(slice(len(packet))), plaintexts))
+        train = as_train(plaintexts) if len(plaintexts) >= SHORTEST_TRAIN else None
+        if train is None:
+            return self._accept_each(peer, plaintexts)
+        return train if self._accept_packet(peer, train[0]) else self._accept_each(peer, plaintexts[1:])
 
     def _accept_each(self, peer: Peer, plaintexts: list[bytes]) -> list[bytes]:
         """Most packets of a batch are as long, and from the same address, as the last one that was accepted whole:

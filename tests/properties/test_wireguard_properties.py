@@ -241,18 +241,20 @@ def test_a_batch_of_inner_packets_is_judged_like_each_of_them(plaintexts: list[b
     st.sampled_from(["10.0.0.1", "10.0.0.3"]),
     st.sampled_from([0, 4, 5, 9]),
     st.sampled_from([1, 700, 1368]),
+    st.sampled_from([1, 1365, 1368]),
     st.integers(0, 15),
     st.lists(st.tuples(st.integers(0, 8), st.integers(0, 60)), max_size=2),
 )
 def test_a_train_of_inner_packets_is_judged_like_each_of_them(
-    source: str, count: int, size: int, padding: int, changes: list[tuple[int, int]]
+    source: str, count: int, size: int, last: int, padding: int, changes: list[tuple[int, int]]
 ) -> None:
     """One check of the source for all; a packet that differs, be it by its source, is looked at by itself."""
     _, _, server = two_hosts()
     (peer,), device = server.device.peers, server.device
     addresses = IPv4Address(source).packed, IPv4Address("10.0.0.2").packed
     option = bytes.fromhex("0101080a 00000001 00000002")
-    segments = SegmentWriter(*addresses, 80, 40000).run(7, [bytes(size)] * count, 1, 0x10, 0x08, 500, option)
+    payloads = [bytes(size)] * (count - 1) + [bytes(min(last, size))] * (count > 0)
+    segments = SegmentWriter(*addresses, 80, 40000).run(7, payloads, 1, 0x10, 0x08, 500, option)
     plaintexts = [bytearray(segment + bytes(padding)) for segment in segments]
     for index, at in changes:
         if index < count and at < len(plaintexts[index]):
