@@ -174,5 +174,5 @@ def _ce_mark(packet: bytes) -> int:
 
 def _train_ahead(packets: Sequence[bytes], offset: int) -> int:
     """The `train_length` of packets, SHORTEST_TRAIN at least, that nobody has compared yet, if it is worth a try."""
-    first, other, option = packets[0], packets[SHORTEST_TRAIN - 1], slice(offset + 20, offset + 32)
+    first, other, option = packets[0], packets[SHORTEST_TRAIN - 1], slice(offset + 20, offset + 24)
     return train_length(packets) if first[option] == other[option] else 0

@@ -21,8 +21,9 @@ _SAME = b"\xff"
 _BUT_PSH = b"\xf7"
 _TCP_HEAD = b"\x80"  # in one byte: 8 words of header, which a timestamp fills up
 _TIMESTAMP = b"\x01\x01\x08\x0a"  # NOP, NOP, kind 8, length 10: RFC 7323 appendix A
-# ports, sequence number, acknowledgment, header length, flags, window, checksum, urgent pointer, timestamp option
-_TCP_MASK = 4 * _SAME + 4 * _ANY + 5 * _SAME + _BUT_PSH + 2 * _SAME + 2 * _ANY + 14 * _SAME
+# ports, sequence number, acknowledgment, header length, flags, window, checksum, urgent pointer, option, its timestamps
+_TCP_MASK = 4 * _SAME + 4 * _ANY + 5 * _SAME + _BUT_PSH + 2 * _SAME + 2 * _ANY + 6 * _SAME + 8 * _ANY
+_TIMESTAMPS_MASK = 24 * _ANY + 8 * _SAME
 
 
 class _Layout(NamedTuple):
@@ -31,20 +32,20 @@ class _Layout(NamedTuple):
     size: int  # bytes of both headers
     uncounted: int  # bytes of them that the IP header's length does not count
     mask: bytes  # what has to be the same
-    length_mask: bytes  # the IP header's length, which mostly is
+    usual_mask: bytes  # what mostly is, too: the IP header's length, and the timestamps
     head: Callable[[bytes], bytes]
     sequence: str  # how the sequence number is unpacked
-    fields: str  # how the length and the sequence number are
+    fields: str  # how the length, the sequence number and the timestamp are
 
 
 # version and service; length, identification; fragment to protocol; checksum; addresses
 _IPV4_MASK = 2 * _SAME + 4 * _ANY + 4 * _SAME + 2 * _ANY + 8 * _SAME + _TCP_MASK
-_IPV4_LENGTH = 2 * _ANY + 2 * _SAME + 48 * _ANY
-_IPV4 = _Layout(52, 0, _IPV4_MASK, _IPV4_LENGTH, itemgetter(slice(52)), "24xI24x", "2xH20xI24x")
+_IPV4_USUAL = 2 * _ANY + 2 * _SAME + 16 * _ANY + _TIMESTAMPS_MASK
+_IPV4 = _Layout(52, 0, _IPV4_MASK, _IPV4_USUAL, itemgetter(slice(52)), "24xI24x", "2xH20xI16xI4x")
 # version to flow label; length; next header to addresses
 _IPV6_MASK = 4 * _SAME + 2 * _ANY + 34 * _SAME + _TCP_MASK
-_IPV6_LENGTH = 4 * _ANY + 2 * _SAME + 66 * _ANY
-_IPV6 = _Layout(72, 40, _IPV6_MASK, _IPV6_LENGTH, itemgetter(slice(72)), "44xI24x", "4xH38xI24x")
+_IPV6_USUAL = 4 * _ANY + 2 * _SAME + 34 * _ANY + _TIMESTAMPS_MASK
+_IPV6 = _Layout(72, 40, _IPV6_MASK, _IPV6_USUAL, itemgetter(slice(72)), "44xI24x", "4xH38xI16xI4x")
 
 
 class Train(list[bytes]):
@@ -70,8 +71,8 @@ def train_length(packets: Sequence[bytes]) -> int:
     """How many of the packets, each as long as it says, are one train; 0 when the first cannot be in one.
 
     Each continues the stream where the one before it ends. Their headers differ in the length, the sequence number,
-    PSH, the checksums and the IPv4 identification, and have no option but a timestamp. (Most are full. But a server
-    that writes one TLS record after the other ends each with a segment that is not.)
+    PSH, the checksums and the IPv4 identification, and have no option but a timestamp, which does not go back. (Most
+    are full, and of the same millisecond. But a server of TLS ends each record with a segment that is not full.)
     """
     return _compare(packets)[0]
 
@@ -87,11 +88,11 @@ def _compare(packets: Sequence[bytes]) -> tuple[int, list[int]]:
         return 0, []  # some are too short
     rows, bits = int.from_bytes(heads, "big"), 8 * size
     changes = rows ^ rows >> bits
-    full = not changes & _mask(layout.length_mask, count)
+    usual = not changes & _mask(layout.usual_mask, count)
     different = changes & _mask(layout.mask, count)
     if different:
         count -= 1 + (different.bit_length() - 1) // bits
-    if not full:
+    if not usual:
         return _compare_each(_fields(layout.fields, count).unpack_from(heads), layout)
     sequences = _fields(layout.sequence, count).unpack_from(heads)
     expected = range(sequences[0], sequences[0] + count * payload, payload)
@@ -101,14 +102,15 @@ def _compare(packets: Sequence[bytes]) -> tuple[int, list[int]]:
 
 
 def _compare_each(fields: tuple[int, ...], layout: _Layout) -> tuple[int, list[int]]:
-    """`_compare` for packets of different lengths."""
-    lengths, expected = [], fields[1]
-    for length, sequence in zip(fields[::2], fields[1::2], strict=True):
+    """`_compare` for packets of different lengths or times."""
+    lengths: list[int] = []
+    expected, latest = fields[1], fields[2]
+    for length, sequence, timestamp in zip(fields[::3], fields[1::3], fields[2::3], strict=True):
         length += layout.uncounted
-        if sequence != expected or length <= layout.size:
+        if sequence != expected or length <= layout.size or (timestamp - latest) & 0x80000000:
             break
         lengths.append(length)
-        expected += length - layout.size
+        expected, latest = sequence + length - layout.size, timestamp
     return len(lengths), lengths
 
 
