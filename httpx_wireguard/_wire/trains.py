@@ -64,7 +64,7 @@ def as_train(packets: Sequence[bytes]) -> Train | None:
         return Train(packets)
     if any(map(gt, lengths, sizes)):
         return None
-    return Train(packet[:length] for packet, length in zip(packets, lengths, strict=True))
+    return Train([packet[:length] for packet, length in zip(packets, lengths, strict=True)])
 
 
 def train_length(packets: Sequence[bytes]) -> int:
@@ -103,14 +103,12 @@ def _compare(packets: Sequence[bytes]) -> tuple[int, list[int]]:
 
 def _compare_each(fields: tuple[int, ...], layout: _Layout) -> tuple[int, list[int]]:
     """`_compare` for packets of different lengths or times."""
-    lengths: list[int] = []
-    expected, latest = fields[1], fields[2]
-    for length, sequence, timestamp in zip(fields[::3], fields[1::3], fields[2::3], strict=True):
-        length += layout.uncounted
-        if sequence != expected or length <= layout.size or (timestamp - latest) & 0x80000000:
-            break
-        lengths.append(length)
-        expected, latest = sequence + length - layout.size, timestamp
+    size, expected, latest = layout.size, fields[1], fields[2]
+    lengths = [length + layout.uncounted for length in fields[::3]]
+    for index, (length, sequence, timestamp) in enumerate(zip(lengths, fields[1::3], fields[2::3], strict=True)):
+        if sequence != expected or length <= size or (timestamp - latest) & 0x80000000:
+            return index, lengths[:index]
+        expected, latest = sequence + length - size, timestamp
     return len(lengths), lengths
 
 

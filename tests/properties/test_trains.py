@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,3 +130,10 @@ def test_what_the_fast_path_does_not_know_is_no_train(
     datagrams = [packet[:9] + b"\x11" + packet[10:] for packet in run(V4, 7, [100] * 5)]
     fragments = [packet[:7] + b"\x01" + packet[8:] for packet in run(V4, 7, [100] * 5)]
     assert train_length(datagrams) == train_length(fragments) == 0
+
+
+@pytest.mark.parametrize("addresses", [V4, V6])
+@pytest.mark.parametrize(("value", "length"), [(2, 6), (1, 6), (0, 3), (2**31, 6), (2**31 + 1, 3)])
+def test_the_clock_of_a_train_does_not_go_back(addresses: tuple[bytes, bytes], value: int, length: int) -> None:
+    later = TIMESTAMP[:4] + value.to_bytes(4, "big") + TIMESTAMP[8:]
+    assert train_length(run(addresses, 7, [1000] * 3) + run(addresses, 3007, [1000] * 3, later)) == length
