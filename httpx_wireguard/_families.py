@@ -207,8 +207,10 @@ def resuming(context: ssl.SSLContext, verify: object) -> ssl.SSLContext:
     """What a pool takes for its SSL context: one that resumes, if it was made for it alone, from this `verify`."""
     import ssl  # here: a pool without TLS needs none
 
-    own = isinstance(verify, (bool, str)) and type(context) is ssl.SSLContext
-    return cast("ssl.SSLContext", ResumingContext(context)) if own else context
+    if not isinstance(verify, (bool, str)) or type(context) is not ssl.SSLContext:
+        return context
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF  # else a session ends with a connection closed without close_notify
+    return cast("ssl.SSLContext", ResumingContext(context))
 
 
 # -- responses

@@ -411,7 +411,7 @@ class AsyncTlsStream(AsyncStream):
         while not done:
             try:
                 done = self._session.handshake()
-            except ssl.SSLEOFError as error:
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
                 raise ConnectionReset(f"{self._name} ended the connection during the TLS handshake") from error
             except ssl.SSLError:
                 with contextlib.suppress(OSError):

@@ -114,6 +114,24 @@ def test_a_server_that_has_forgotten_a_session_does_a_full_handshake(family: Fam
         assert [resumed(client, "https://10.0.0.1/") for _ in range(3)] == [False] * 3
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_server_that_ends_the_connection_during_the_handshake(
+    family: Family, tunnel: MemoryTunnel, own: bool
+) -> None:
+    def serve(sock: MemorySocket) -> None:
+        stream = SyncStream(AsyncTcpStream(tunnel.driver, sock))
+        stream.read(65_536)
+        stream.close()
+
+    tunnel.tcp["10.0.0.1", 443] = serve
+    verify = False if own else client_context()
+    with (
+        family.http.Client(transport=family.ours.WireGuardTransport(tunnel, verify=verify)) as client,
+        pytest.raises(family.http.ConnectError, match="ended the connection during the TLS handshake"),
+    ):
+        client.get("https://10.0.0.1/")
+
+
 def test_a_tls_session_is_used_once_and_few_are_kept(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     class Context(ssl.SSLContext):
         def wrap_bio(self, *arguments: Any) -> Any:
