@@ -87,12 +87,11 @@ def _compare(packets: Sequence[bytes]) -> tuple[int, list[int]]:
     if len(heads) != count * size:
         return 0, []  # some are too short
     rows, bits = int.from_bytes(heads, "big"), 8 * size
-    changes = rows ^ rows >> bits
-    usual = not changes & _mask(layout.usual_mask, count)
-    different = changes & _mask(layout.mask, count)
+    changes, (same, usual) = rows ^ rows >> bits, _masks(layout, count)
+    alike, different = not changes & usual, changes & same
     if different:
         count -= 1 + (different.bit_length() - 1) // bits
-    if not usual:
+    if not alike:
         return _compare_each(_fields(layout.fields, count).unpack_from(heads), layout)
     sequences = _fields(layout.sequence, count).unpack_from(heads)
     expected = range(sequences[0], sequences[0] + count * payload, payload)
@@ -127,13 +126,13 @@ def _layout_of(packet: bytes) -> tuple[_Layout, int]:
     return layout, payload
 
 
-@lru_cache(maxsize=64)  # how many come at once is up to the network: bounded
-def _mask(mask: bytes, count: int) -> int:
-    """For all rows but the first, which has none before it."""
-    return int.from_bytes(mask * (count - 1), "big")
+@lru_cache(maxsize=128)  # how many come at once is up to the network: bounded
+def _masks(layout: _Layout, count: int) -> tuple[int, int]:
+    """What has to be the same, and what mostly is, for all rows but the first, which has none before it."""
+    return int.from_bytes(layout.mask * (count - 1), "big"), int.from_bytes(layout.usual_mask * (count - 1), "big")
 
 
-@lru_cache(maxsize=64)
-def _fields(layout: str, count: int) -> struct.Struct:
-    """The same of each header."""
-    return struct.Struct("!" + layout * count)
+@lru_cache(maxsize=128)
+def _fields(form: str, count: int) -> struct.Struct:
+    """These fields of each header."""
+    return struct.Struct("!" + form * count)
