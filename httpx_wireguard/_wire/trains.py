@@ -68,9 +68,9 @@ def as_train(packets: Sequence[bytes]) -> Train | None:
 
 
 def train_length(packets: Sequence[bytes]) -> int:
-    """How many of the packets, each as long as it says, are one train; 0 when the first cannot be in one.
+    """How many of the packets, from the first one on, are one train; 0 when the first cannot be in one.
 
-    Each continues the stream where the one before it ends. Their headers differ in the length, the sequence number,
+    Each, as long as it says, continues the stream where the one before it ends. They differ in length, sequence number,
     PSH, the checksums and the IPv4 identification, and have no option but a timestamp, which does not go back. (Most
     are full, and of the same millisecond. But a server of TLS ends each record with a segment that is not full.)
     """
