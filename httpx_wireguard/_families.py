@@ -194,11 +194,10 @@ class ResumingContext:
         session = self._sessions.pop(server_hostname, None)
         return self._context.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
-    def keep(self, stream: StreamLike | AsyncStreamLike) -> None:
+    def keep_session(self, ssl_object: ssl.SSLObject) -> None:
         """Keep the session of a connection that is about to be closed."""
-        session = stream.get_extra_info("ssl_session")
-        if session is not None:
-            self._sessions[stream.get_extra_info("ssl_object").server_hostname] = session
+        if ssl_object.session is not None:
+            self._sessions[ssl_object.server_hostname] = ssl_object.session
             for oldest in list(self._sessions)[:-MAX_SESSIONS]:
                 self._sessions.pop(oldest, None)
 

@@ -247,7 +247,7 @@ class AsyncStream(ABC):
 
     @abstractmethod
     def get_extra_info(self, info: str) -> Any:
-        """Facts about it: "client_addr", "server_addr", "is_readable", "wireguard", and "ssl_object", "ssl_session".
+        """Facts about it: "client_addr", "server_addr", "is_readable", "wireguard" and, with TLS, "ssl_object".
 
         "is_readable" is True when an idle stream can no longer be used for a new request: it has data, an end or an
         error to read. None for an unknown name, and for "socket": there is no descriptor.
@@ -399,9 +399,6 @@ class AsyncTlsStream(AsyncStream):
         match info:
             case "ssl_object":
                 return self._session.ssl_object
-            case "ssl_session":
-                with self._session_lock:
-                    return self._session.ssl_object.session
             case "is_readable":
                 return run(self._is_readable())
         return self._lower.get_extra_info(info)

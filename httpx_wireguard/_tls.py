@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 MAX_RECORD = 16_384  # bytes of plaintext in one record; RFC 8446 5.1
@@ -19,7 +20,10 @@ Buffer = bytes | bytearray | memoryview
 
 
 class SupportsWrapBio(Protocol):
-    """The one method of `ssl.SSLContext` that is used, so that contexts of other packages (truststore) work."""
+    """The one method of `ssl.SSLContext` that is used, so that contexts of other packages (truststore) work.
+
+    A context that has `keep_session` too is given the `ssl.SSLObject` of every session that ends in good order, once.
+    """
 
     def wrap_bio(
         self,
@@ -51,6 +55,7 @@ class TlsSession:
         self.ssl_object = ssl_context.wrap_bio(
             self._incoming, self._outgoing, server_side=False, server_hostname=server_hostname
         )
+        self._keep_session: Callable[[ssl.SSLObject], None] | None = getattr(ssl_context, "keep_session", None)
         self._unread = bytearray()  # decrypted by `poll`, not yet asked for
         self._unwritten: deque[memoryview] = deque()  # plaintext that waits for a renegotiation to end
         self._at_eof = False
@@ -154,6 +159,9 @@ class TlsSession:
 
     def shutdown(self) -> None:
         """Queue close_notify; the other side's is not waited for, and a session that cannot send it just ends."""
+        keep_session, self._keep_session = self._keep_session, None
+        if keep_session is not None:
+            keep_session(self.ssl_object)
         with contextlib.suppress(ssl.SSLError, ValueError):
             self.ssl_object.unwrap()
 

@@ -16,7 +16,6 @@ from httpx_wireguard._families import (
     AsyncTunnelLike,
     Conf,
     DnsServers,
-    ResumingContext,
     StreamLike,
     TunnelLike,
     async_own_or_borrow,
@@ -113,9 +112,8 @@ class WireGuardNetworkStream(httpcore.NetworkStream):
         cut_short: a write was interrupted, and ended the stream: what followed would not be understood.
     """
 
-    def __init__(self, stream: StreamLike, ssl_context: object = None) -> None:
+    def __init__(self, stream: StreamLike) -> None:
         self._stream = stream
-        self._ssl_context = ssl_context
         self.cut_short = False
 
     def __repr__(self) -> str:
@@ -140,8 +138,6 @@ class WireGuardNetworkStream(httpcore.NetworkStream):
             raise
 
     def close(self) -> None:
-        if isinstance(self._ssl_context, ResumingContext):
-            self._ssl_context.keep(self._stream)
         with contextlib.suppress(OSError):
             self._stream.close()
 
@@ -152,7 +148,7 @@ class WireGuardNetworkStream(httpcore.NetworkStream):
             stream = self._stream.start_tls(ssl_context, server_hostname, timeout)
         except OSError as error:
             raise_as(error, httpcore.ConnectTimeout, httpcore.ConnectError)
-        return WireGuardNetworkStream(stream, ssl_context)
+        return WireGuardNetworkStream(stream)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -242,9 +238,8 @@ class AsyncWireGuardNetworkStream(httpcore.AsyncNetworkStream):
         cut_short: a write was cancelled, and ended the stream: what followed would not be understood.
     """
 
-    def __init__(self, stream: AsyncStreamLike, ssl_context: object = None) -> None:
+    def __init__(self, stream: AsyncStreamLike) -> None:
         self._stream = stream
-        self._ssl_context = ssl_context
         self.cut_short = False
 
     def __repr__(self) -> str:
@@ -269,8 +264,6 @@ class AsyncWireGuardNetworkStream(httpcore.AsyncNetworkStream):
             raise
 
     async def aclose(self) -> None:
-        if isinstance(self._ssl_context, ResumingContext):
-            self._ssl_context.keep(self._stream)
         with contextlib.suppress(OSError):
             await self._stream.aclose()
 
@@ -281,7 +274,7 @@ class AsyncWireGuardNetworkStream(httpcore.AsyncNetworkStream):
             stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
         except OSError as error:
             raise_as(error, httpcore.ConnectTimeout, httpcore.ConnectError)
-        return AsyncWireGuardNetworkStream(stream, ssl_context)
+        return AsyncWireGuardNetworkStream(stream)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -17,7 +17,6 @@ from httpx_wireguard._families import (
     AsyncTunnelLike,
     Conf,
     DnsServers,
-    ResumingContext,
     StreamLike,
     TunnelLike,
     async_own_or_borrow,
@@ -114,9 +113,8 @@ class WireGuardNetworkStream(httpcore2.NetworkStream):
         cut_short: a write was interrupted, and ended the stream: what followed would not be understood.
     """
 
-    def __init__(self, stream: StreamLike, ssl_context: object = None) -> None:
+    def __init__(self, stream: StreamLike) -> None:
         self._stream = stream
-        self._ssl_context = ssl_context
         self.cut_short = False
 
     def __repr__(self) -> str:
@@ -141,8 +139,6 @@ class WireGuardNetworkStream(httpcore2.NetworkStream):
             raise
 
     def close(self) -> None:
-        if isinstance(self._ssl_context, ResumingContext):
-            self._ssl_context.keep(self._stream)
         with contextlib.suppress(OSError):
             self._stream.close()
 
@@ -153,7 +149,7 @@ class WireGuardNetworkStream(httpcore2.NetworkStream):
             stream = self._stream.start_tls(ssl_context, server_hostname, timeout)
         except OSError as error:
             raise_as(error, httpcore2.ConnectTimeout, httpcore2.ConnectError)
-        return WireGuardNetworkStream(stream, ssl_context)
+        return WireGuardNetworkStream(stream)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -243,9 +239,8 @@ class AsyncWireGuardNetworkStream(httpcore2.AsyncNetworkStream):
         cut_short: a write was cancelled, and ended the stream: what followed would not be understood.
     """
 
-    def __init__(self, stream: AsyncStreamLike, ssl_context: object = None) -> None:
+    def __init__(self, stream: AsyncStreamLike) -> None:
         self._stream = stream
-        self._ssl_context = ssl_context
         self.cut_short = False
 
     def __repr__(self) -> str:
@@ -270,8 +265,6 @@ class AsyncWireGuardNetworkStream(httpcore2.AsyncNetworkStream):
             raise
 
     async def aclose(self) -> None:
-        if isinstance(self._ssl_context, ResumingContext):
-            self._ssl_context.keep(self._stream)
         with contextlib.suppress(OSError):
             await self._stream.aclose()
 
@@ -282,7 +275,7 @@ class AsyncWireGuardNetworkStream(httpcore2.AsyncNetworkStream):
             stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
         except OSError as error:
             raise_as(error, httpcore2.ConnectTimeout, httpcore2.ConnectError)
-        return AsyncWireGuardNetworkStream(stream, ssl_context)
+        return AsyncWireGuardNetworkStream(stream)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

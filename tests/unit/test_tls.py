@@ -202,6 +202,20 @@ def test_shutdown_before_the_handshake_just_ends() -> None:
     TlsSession(client_context(), "server.test").shutdown()
 
 
+def test_a_context_may_keep_each_session_that_is_shut_down_once() -> None:
+    kept: list[ssl.SSLObject] = []
+
+    class Keeping(ssl.SSLContext):
+        keep_session = staticmethod(kept.append)
+
+    context = Keeping(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    client, _ = connect(context)
+    client.shutdown()
+    client.shutdown()
+    assert kept == [client.ssl_object]
+
+
 def test_a_session_inside_a_session_carries_large_data_both_ways() -> None:
     """What an HTTPS proxy inside the tunnel needs."""
     outer, proxy = connect()

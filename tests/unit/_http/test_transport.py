@@ -140,14 +140,12 @@ def test_a_tls_session_is_used_once_and_few_are_kept(family: Family, monkeypatch
     class Closing:
         def __init__(self, host: str) -> None:
             self.server_hostname = host
-
-        def get_extra_info(self, info: str) -> Any:
-            return {"ssl_object": self, "ssl_session": f"of {self.server_hostname}"}[info]
+            self.session = f"of {host}"
 
     monkeypatch.setattr(_families, "MAX_SESSIONS", 2)
     context: Any = _families.ResumingContext(Context(ssl.PROTOCOL_TLS_CLIENT))
     for host in "abc":
-        context.keep(Closing(host))
+        context.keep_session(Closing(host))
     given = [context.wrap_bio(None, None, False, host)[1] for host in "abcc"]
     assert given == [None, "of b", "of c", None]
 
