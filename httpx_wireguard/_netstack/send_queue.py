@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from httpx_wireguard._wire import Buffer
+
 _MERGE_BELOW = 16384  # bytes; ours: smaller writes are joined, so that a run of tiny ones stays cheap to slice
 
 
@@ -24,7 +26,9 @@ class SendQueue:
     def __len__(self) -> int:
         return self.end - self.start
 
-    def append(self, data: bytes) -> None:
+    def append(self, written: Buffer) -> None:
+        """Take the bytes as they are now."""
+        data = _immutable(written)
         if not data:
             return
         if self._chunks and len(self._chunks[-1]) + len(data) <= _MERGE_BELOW:
@@ -68,3 +72,12 @@ class SendQueue:
             done = len(self._chunks)
         if done > 0:
             del self._chunks[:done], self._starts[:done]
+
+
+def _immutable(data: Buffer) -> bytes:
+    """A copy, unless nobody can change these bytes: a view of all of a `bytes` is that object."""
+    if isinstance(data, memoryview):
+        whole = data.obj
+        if type(whole) is bytes and data.c_contiguous and data.nbytes == len(whole):
+            return whole
+    return bytes(data)

@@ -286,7 +286,7 @@ class TcpConnection(PredictedInput):
         taken = min(len(data), self._space)
         if taken:
             self._on_written(now)
-            self.sender.queue.append(bytes(data) if taken == len(data) else bytes(memoryview(data)[:taken]))
+            self.sender.queue.append(data if taken == len(data) else memoryview(data)[:taken])
             self._charge_send_queue()
             self._owner.touch(self)
         return taken

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from httpx_wireguard._netstack.send_queue import SendQueue
 
 
-def queue_of(*writes: bytes, start: int = 1000) -> SendQueue:
+def queue_of(*writes: bytes | bytearray | memoryview, start: int = 1000) -> SendQueue:
     queue = SendQueue(start)
     for data in writes:
         queue.append(data)
@@ -22,6 +26,23 @@ def test_written_bytes_are_addressed_by_sequence_number() -> None:
     assert len(queue) == 11
     assert queue.slice(1000, 5) == b"hello"
     assert queue.slice(1004, 4) == b"o wo"
+
+
+@pytest.mark.parametrize("view", [bytes, bytearray, memoryview])
+def test_a_buffer_is_taken_as_it_is_when_it_is_written(
+    view: Callable[[bytearray], bytes | bytearray | memoryview],
+) -> None:
+    buffer = bytearray(b"now")
+    queue = queue_of(view(buffer))
+    buffer[:] = b"new"
+    assert queue.slice(1000, 3) == b"now"
+
+
+def test_bytes_are_not_copied_and_a_part_of_them_is_that_part() -> None:
+    data = bytes(range(100))
+    assert queue_of(memoryview(data).cast("B")).slices(1000, 100, 100)[0] is data
+    assert queue_of(memoryview(data)[1:]).slice(1000, 100) == data[1:]
+    assert queue_of(memoryview(data)[::-1]).slice(1000, 100) == data[::-1]
 
 
 def test_a_slice_beyond_the_end_is_cut() -> None:
