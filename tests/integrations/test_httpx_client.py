@@ -17,6 +17,7 @@ from httpx_wireguard.testing import HOST, IPV4, IPV6, WireGuardPeer, body
 from tests.http2_server import Http2Server, fingerprint, http1_context
 from tests.http_clients import KINDS, Kind
 from tests.measures import FREE_THREADED
+from tests.one_answer_server import OneAnswerServer
 from tests.tls_server import TlsServer, certificate, client_context
 
 PATIENCE = 20.0  # seconds
@@ -27,33 +28,6 @@ CLIENTS = 30
 clients = itertools.cycle(range(1, CLIENTS))  # a key used again at once may have to wait for the server's flood limit
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
-
-
-class OneAnswerServer:
-    """Answers one request on each connection, promises to keep it, and closes it when told to."""
-
-    ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-    def __init__(self) -> None:
-        self.connections = 0
-        self.close = threading.Event()
-        self.closed = threading.Event()
-
-    def __call__(self, stream: SyncStream | TlsServer) -> None:
-        close, closed = self.close, self.closed
-        self.connections += 1
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += stream.read(65_536)
-        stream.write(self.ANSWER)
-        close.wait(PATIENCE)
-        stream.close()
-        closed.set()
-
-    def reset(self) -> None:
-        """Keep connections again; those that there are go on as they were told."""
-        self.close = threading.Event()
-        self.closed = threading.Event()
 
 
 @pytest.fixture(scope="module")

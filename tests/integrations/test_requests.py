@@ -39,6 +39,7 @@ from httpx_wireguard._streams import SyncStream
 from httpx_wireguard._urllib3 import TlsSocketOverStream
 from httpx_wireguard.requests import WireGuardAdapter
 from httpx_wireguard.testing import HOST, IPV4, IPV6, SiteHandler, WireGuardPeer, body
+from tests.one_answer_server import OneAnswerServer
 from tests.tls_server import TlsServer, certificate, server_context
 from tests.wg_quick import wg_quick
 
@@ -68,25 +69,6 @@ class Site(SiteHandler):
             self._send(b"at last", "text/plain")
         else:
             super().do_GET()
-
-
-class OneAnswerServer:
-    """Answers one request on each connection, promises to keep it, and closes it when told to."""
-
-    ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-    def __init__(self) -> None:
-        self.connections = 0
-        self.close = threading.Event()
-        self.closed = threading.Event()
-
-    def __call__(self, stream: SyncStream) -> None:
-        self.connections += 1
-        read_request(stream)
-        stream.write(self.ANSWER)
-        self.close.wait(PATIENCE)
-        stream.close()
-        self.closed.set()
 
 
 def read_request(stream: Any) -> bytes:
