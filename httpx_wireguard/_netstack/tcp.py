@@ -860,7 +860,9 @@ class TcpConnection(PredictedInput):
         self.sender.cwr_due = False
         first, rest = payloads[:1], payloads[1:]
         packets = write(sequence, first, acknowledgment, flags | _CWR, 0 if rest else last, window, options, ECT_0)
-        return packets + write(sequence + len(first[0]), rest, acknowledgment, flags, last, window, options, ECT_0)
+        if rest:
+            packets += write(sequence + len(first[0]), rest, acknowledgment, flags, last, window, options, ECT_0)
+        return packets
 
     @property
     def _ack_flags(self) -> int:

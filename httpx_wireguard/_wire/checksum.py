@@ -6,7 +6,7 @@ that is zero only when every word is zero. Partial sums of pieces that each begi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from struct import Struct
 
@@ -17,18 +17,24 @@ _number = int.from_bytes  # big-endian
 
 def ones_sum(data: Buffer) -> int:
     """Partial sum of `data`, 0 to 0xFFFF. An odd length counts as padded with one zero byte (RFC 1071 section 1)."""
+    return _fold(ones_sums((data,))[0])
+
+
+def ones_sums(run: Sequence[Buffer]) -> list[int]:
+    """Partial sums of buffers of one length, which are not small. An odd length counts as padded with a zero byte."""
     # One's complement addition of 16-bit words wraps the carry around, which is arithmetic modulo 2**16 - 1. There
     # 2**16 is congruent to 1, so a whole buffer read as one big-endian number, w0 * 2**(16n) + ... + wn, is congruent
     # to w0 + ... + wn: one C-speed division replaces the loop.
-    if len(data) & 1:
-        number = _number(data) << 8
-    else:
-        # the sum of four parts takes a quarter of the division, and folding it once more an eighth
-        unpack, shift, mask = _quarters(len(data))
-        first, second, third, fourth = unpack(data)
-        number = _number(first) + _number(second) + _number(third) + _number(fourth)
-        number = (number >> shift) + (number & mask)
-    return _fold(number)
+    length = len(run[0])
+    if length & 1:
+        return [_number(data) << 8 for data in run]
+    # the sum of four parts takes a quarter of the division, and folding it once more an eighth
+    unpack, shift, mask = _quarters(length)
+    quarters = map(unpack, run)
+    return [
+        ((total := _number(a) + _number(b) + _number(c) + _number(d)) >> shift) + (total & mask)
+        for a, b, c, d in quarters
+    ]
 
 
 @lru_cache(maxsize=64)  # lengths may come from the application: bounded

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from httpx_wireguard._errors import MalformedPacket
+from httpx_wireguard._netstack.segment_writer import SegmentWriter
 from httpx_wireguard._wire import Buffer, ip_version
 from httpx_wireguard._wire.checksum import checksum, ones_sum, pseudo_header_sum
 from httpx_wireguard._wire.icmp import IcmpMessage, QuotedPacket
 from httpx_wireguard._wire.ipv4 import Ipv4Header
 from httpx_wireguard._wire.ipv6 import Ipv6FragmentHeader, Ipv6Header, find_upper_layer
-from httpx_wireguard._wire.tcp import TcpHeader, TcpOptions, segment_is_intact
+from httpx_wireguard._wire.tcp import Flags, TcpHeader, TcpOptions, segment_is_intact
 from httpx_wireguard._wire.udp import UdpHeader, datagram_is_intact, serialize_datagram
 
 
@@ -72,6 +74,34 @@ def reference_sum(data: bytes) -> int:
 def test_checksum_equals_the_sum_word_by_word(data: bytes) -> None:
     assert ones_sum(data) == reference_sum(data)
     assert checksum(data) == reference_sum(data) ^ 0xFFFF
+
+
+@given(
+    ADDRESS_PAIRS,
+    uint(32) | st.integers(2**32 - 50, 2**32),
+    st.lists(
+        st.sampled_from([b"", b"x", b"\xff\xff", b"four", b"word", bytes(6), b"\xff" * 17]), min_size=1, max_size=9
+    ),
+    uint(8),
+    st.sampled_from([b"", TcpOptions(timestamp_value=0xFFFF0000, timestamp_echo=0xFFFF).serialize()]),
+)
+def test_a_run_of_segments_is_what_each_of_them_is_by_itself(
+    addresses: tuple[bytes, bytes], sequence: int, payloads: list[bytes], flags: int, options: bytes
+) -> None:
+    """And each says what it was asked to say, with a checksum that is right."""
+    writer = SegmentWriter(*addresses, 40_000, 80)
+    packets = writer.run(sequence, payloads, 2**32 + 7, flags, Flags.PSH, 512, options)
+    assert len(packets) == len(payloads)
+    starts = accumulate(map(len, payloads), initial=sequence)
+    for packet, payload, start in zip(packets, payloads, starts, strict=False):
+        last = Flags.PSH if packet is packets[-1] else 0
+        assert [packet] == writer.run(start, [payload], 2**32 + 7, flags, last, 512, options)
+        segment = packet[20 if len(addresses[0]) == 4 else 40 :]
+        header = TcpHeader.parse(segment)
+        assert (header.sequence, header.acknowledgment, header.flags) == (start % 2**32, 7, flags | last)
+        assert (header.source_port, header.destination_port, header.window) == (40_000, 80, 512)
+        assert segment[20:] == options + payload
+        assert segment_is_intact(*addresses, segment)
 
 
 @given(ADDRESS_PAIRS, uint(8), uint(16), st.binary(max_size=50))

@@ -239,7 +239,7 @@ def test_a_batch_of_inner_packets_is_judged_like_each_of_them(plaintexts: list[b
 
 @given(
     st.sampled_from(["10.0.0.1", "10.0.0.3"]),
-    st.sampled_from([0, 4, 5, 9]),
+    st.sampled_from([4, 5, 9]),
     st.sampled_from([1, 700, 1368]),
     st.sampled_from([1, 1365, 1368]),
     st.integers(0, 15),
@@ -253,18 +253,18 @@ def test_a_train_of_inner_packets_is_judged_like_each_of_them(
     (peer,), device = server.device.peers, server.device
     addresses = IPv4Address(source).packed, IPv4Address("10.0.0.2").packed
     option = bytes.fromhex("0101080a 00000001 00000002")
-    payloads = [bytes(size)] * (count - 1) + [bytes(min(last, size))] * (count > 0)
+    payloads = [bytes(size)] * (count - 1) + [bytes(min(last, size))]
     segments = SegmentWriter(*addresses, 80, 40000).run(7, payloads, 1, 0x10, 0x08, 500, option)
     plaintexts = [bytearray(segment + bytes(padding)) for segment in segments]
     for index, at in changes:
         if index < count and at < len(plaintexts[index]):
             plaintexts[index][at] ^= 2
-    batch = [*map(bytes, plaintexts), b""]
+    batch = list(map(bytes, plaintexts))
     expected = [packet for each in batch if (packet := device._accept_packet(peer, each)) is not None]
     counted = Counter(peer.drops)
-    accepted = device._accept_packets(peer, batch[:-1]) if count else []
+    accepted = device._accept_packets(peer, batch)
     assert (accepted, counted + counted) == (expected, peer.drops)
-    is_train = len(accepted) == count > 0 and train_length(accepted) == count
+    is_train = len(accepted) == count and train_length(accepted) == count
     assert isinstance(accepted, Train) == is_train
 
 
