@@ -152,6 +152,9 @@ def test_any_schedule_delivers_exact_bytes_or_a_clean_error(
 # -- the fast path
 
 
+INITIAL_SEQUENCE = 2**32 - 5  # the numbers begin again at 0 in the middle of what is in flight
+
+
 class Owner:
     """Hears everything and does nothing."""
 
@@ -168,7 +171,7 @@ def connection(state: str, *, ecn: bool = False) -> TcpConnection:
         Owner(),
         (CLIENT, 40000),
         (SERVER, 80),
-        initial_sequence=2**32 - 50,
+        initial_sequence=INITIAL_SEQUENCE,
         mss=1380,
         socket_capacity=4096,
         make_control=Reno,
@@ -177,7 +180,7 @@ def connection(state: str, *, ecn: bool = False) -> TcpConnection:
     made.packets_to_send(0.0)
     options = TcpOptions(mss=1380, window_scale=0, sack_permitted=True, timestamp_value=1000)
     flags = Flags.SYN | Flags.ACK | (Flags.ECE if ecn else 0)
-    syn = TcpHeader(80, 40000, 2**32 - 101, 2**32 - 49, int(flags), 5000, options=options)
+    syn = TcpHeader(80, 40000, 2**32 - 101, INITIAL_SEQUENCE + 1, int(flags), 5000, options=options)
     made.receive_segment(syn, b"", 0.1)
     made.packets_to_send(0.1)
     made.send(b"in flight", 0.1)
@@ -203,8 +206,9 @@ segments = st.tuples(
     ),
     st.sampled_from([5000] * 6 + [0, 4000]),
     st.sampled_from([0, 0, 1, 1, -2000]),
-    st.sampled_from([-40] * 6 + [-49, -49, -45, -39, 100]),
+    st.sampled_from([9] * 6 + [0, 0, 2, 4, 10, 149]),  # how much it acknowledges
     st.sampled_from([1, 1, 2, 5, 9, 60]),  # how many of them, one behind the other
+    st.sampled_from([True] * 9 + [False]),  # with a timestamp, as agreed; else with a SACK block, which is as long
 )
 
 
@@ -242,9 +246,12 @@ def observed(subject: TcpConnection) -> tuple[object, ...]:
     )
 
 
-def ip_header(version: int, codepoint: int, length: int) -> bytes:
-    if version == 4:
-        return Ipv4Header(SERVER, CLIENT, PROTOCOL_TCP, 20 + length, traffic_class=codepoint).serialize()
+def ip_header(size: int, codepoint: int, length: int) -> bytes:
+    """Of IPv4, perhaps with options, or of IPv6."""
+    if size < 40:
+        options = b"\x01" * (size - 20)
+        header = Ipv4Header(SERVER, CLIENT, PROTOCOL_TCP, size + length, traffic_class=codepoint, options=options)
+        return header.serialize()
     return Ipv6Header(SERVER6, CLIENT6, PROTOCOL_TCP, length, traffic_class=codepoint).serialize()
 
 
@@ -254,32 +261,36 @@ def ip_header(version: int, codepoint: int, length: int) -> bytes:
     st.sampled_from(["open", "half closed", "orphan", "retransmitting"]),
     st.booleans(),
     st.booleans(),
-    st.sampled_from([4, 6]),
+    st.sampled_from([20, 20, 40, 40, 24]),
     st.booleans(),
 )
 def test_the_fast_path_equals_the_slow_path(
-    batch: list[tuple[int, int, int, Flags, int, int, int, int]],
+    batch: list[tuple[int, int, int, Flags, int, int, int, int, bool]],
     state: str,
     quick_acks: bool,
     ecn: bool,
-    version: int,
+    offset: int,
     ends: bool,
 ) -> None:
     """Segments one by one, and those that make a train, in a batch of any kind.
 
     Args:
+        offset: of the TCP header.
         ends: the last of them is as the last of a write: a little shorter, with PSH.
     """
     sequence, clock = 2**32 - 100, 1000
     built: list[tuple[bytes, TcpHeader, bytes]] = []
-    for step, size, codepoint, flags, window, tick, ack, count in batch:
+    for step, size, codepoint, flags, window, tick, ack, count, timed in batch:
         sequence, clock = sequence + step, clock + tick
         for last in (*(count - 1) * (False,), True):
             bits = int(flags | Flags.PSH) if last and ends else int(flags)
-            header = TcpHeader(80, 40000, sequence % 2**32, (2**32 + ack) % 2**32, bits, window)
-            header.options.timestamp_value = clock % 2**32
+            header = TcpHeader(80, 40000, sequence % 2**32, (INITIAL_SEQUENCE + 1 + ack) % 2**32, bits, window)
+            if timed:
+                header.options.timestamp_value = clock % 2**32
+            else:
+                header.options.sack_blocks = (((clock + 50) % 2**32, 0),)
             length = max(size - 3, 0) if last and ends else size
-            built.append((ip_header(version, codepoint, 32 + length), header, bytes([len(built) % 256]) * length))
+            built.append((ip_header(offset, codepoint, 32 + length), header, bytes([len(built) % 256]) * length))
             sequence += length
     fast, slow_ = connection(state, ecn=ecn), connection(state, ecn=ecn)
     for each in (fast, slow_):
@@ -288,7 +299,7 @@ def test_the_fast_path_equals_the_slow_path(
     if train_length(packets) == len(packets):
         packets = Train(packets)
     while packets:  # what the end of a connection leaves of a batch is for whoever comes next
-        packets = packets[fast.receive_packets(packets, 20 if version == 4 else 40, 9.5) :]
+        packets = packets[fast.receive_packets(packets, offset, 9.5) :]
     for start, header, payload in built:
         slow_.receive_segment(header, payload, 9.5, ce=ecn_of(start) == CE)
     assert observed(fast) == observed(slow_)
@@ -565,7 +576,7 @@ def test_arbitrary_segments_never_break_a_connection(
         options = options[: len(options) & ~3]
         header = bytearray(
             TcpHeader(
-                80, 40000, (2**32 - 100 + sequence) % 2**32, (2**32 - 49 + ack) % 2**32, flags, window
+                80, 40000, (2**32 - 100 + sequence) % 2**32, (INITIAL_SEQUENCE + 1 + ack) % 2**32, flags, window
             ).serialize()
         )
         header[12] = (20 + len(options)) << 2
