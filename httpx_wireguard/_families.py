@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 from httpx_wireguard._config import Config
@@ -170,19 +173,35 @@ def missing_attribute(transport: object, name: str, family: str) -> AttributeErr
 # -- TLS
 
 
-class ResumingContext:
-    """An SSL context whose connections resume the sessions of those before them (RFC 8446 2.2, RFC 5077).
+class PoolContext:
+    """The SSL context of one pool: made when it is needed, and its connections resume each other's sessions.
 
-    Only for a context that nobody else can change meanwhile: who is resumed is not verified again. A session is used
-    once (RFC 8446 C.4), by the next connection to the same name; a server that has forgotten it does a full handshake.
+    Only for a context that nobody else can change meanwhile: who is resumed is not verified again (RFC 8446 2.2,
+    RFC 5077). A session is used once (RFC 8446 C.4), by the next connection to the same name; a server that has
+    forgotten it does a full handshake.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
+    def __init__(self, make: Callable[[], ssl.SSLContext]) -> None:
+        self._make = make
+        self._making = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+        self._resumes = False
         self._sessions: dict[str | bytes | None, ssl.SSLSession] = {}
 
+    def _made(self) -> ssl.SSLContext:
+        with self._making:
+            if self._context is None:
+                self._context = self._make()
+                if type(self._context).__module__ == "ssl":  # others verify in their own ways; perhaps not who resumes
+                    import ssl  # here: only who speaks TLS needs it
+
+                    self._resumes = True
+                    # else a session ends with a connection that the server closes without close_notify
+                    self._context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+            return self._context
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
+        return getattr(self._made(), name)
 
     def wrap_bio(
         self,
@@ -192,24 +211,30 @@ class ResumingContext:
         server_hostname: str | bytes | None = None,
     ) -> ssl.SSLObject:
         session = self._sessions.pop(server_hostname, None)
-        return self._context.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        return self._made().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
     def keep_session(self, ssl_object: ssl.SSLObject) -> None:
         """Keep the session of a connection that is about to be closed."""
-        if ssl_object.session is not None:
-            self._sessions[ssl_object.server_hostname] = ssl_object.session
+        session = ssl_object.session
+        if self._resumes and session is not None:
+            self._sessions[ssl_object.server_hostname] = session
             for oldest in list(self._sessions)[:-MAX_SESSIONS]:
                 self._sessions.pop(oldest, None)
 
 
-def resuming(context: ssl.SSLContext, verify: object) -> ssl.SSLContext:
-    """What a pool takes for its SSL context: one that resumes, if it was made for it alone, from this `verify`."""
-    import ssl  # here: a pool without TLS needs none
+def ssl_context(
+    create_ssl_context: Callable[..., ssl.SSLContext], verify: ssl.SSLContext | str | bool, cert: Any, trust_env: bool
+) -> ssl.SSLContext:
+    """What a pool takes for its SSL context; the arguments are those of `httpx.create_ssl_context`, and that itself.
 
-    if not isinstance(verify, (bool, str)) or type(context) is not ssl.SSLContext:
-        return context
-    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF  # else a session ends with a connection closed without close_notify
-    return cast("ssl.SSLContext", ResumingContext(context))
+    To load the certificate authorities takes as long as a tunnel's whole start, and plain HTTP needs none: those of the
+    default, and of the environment if they are there, are loaded when they are needed.
+    """
+    named = trust_env and (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"))
+    if verify is True and cert is None and (not named or Path(named).exists()):
+        return cast("ssl.SSLContext", PoolContext(partial(create_ssl_context, trust_env=trust_env)))
+    context = create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+    return cast("ssl.SSLContext", PoolContext(lambda: context)) if isinstance(verify, (bool, str)) else context
 
 
 # -- responses

@@ -91,12 +91,12 @@ class WireGuardTransport(httpx.HTTPTransport):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> None:
         _families.check_http2(http2, httpx.__name__)
-        context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        context = _families.ssl_context(httpx.create_ssl_context, verify, cert, trust_env)
         super().__init__(verify=context)
         self._backend = WireGuardBackend(conf, dns=dns)
         self._pool = WireGuardConnectionPool(
             self._backend,
-            ssl_context=_families.resuming(context, verify),
+            ssl_context=context,
             http1=http1,
             http2=http2,
             local_address=local_address,
@@ -205,12 +205,12 @@ class AsyncWireGuardTransport(httpx.AsyncHTTPTransport):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> None:
         _families.check_http2(http2, httpx.__name__)
-        context = httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        context = _families.ssl_context(httpx.create_ssl_context, verify, cert, trust_env)
         super().__init__(verify=context)
         self._backend = AsyncWireGuardBackend(conf, dns=dns)
         self._pool = AsyncWireGuardConnectionPool(
             self._backend,
-            ssl_context=_families.resuming(context, verify),
+            ssl_context=context,
             http1=http1,
             http2=http2,
             local_address=local_address,

@@ -92,12 +92,12 @@ class WireGuardTransport(httpx2.HTTPTransport):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> None:
         _families.check_http2(http2, httpx2.__name__)
-        context = httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        context = _families.ssl_context(httpx2.create_ssl_context, verify, cert, trust_env)
         super().__init__(verify=context)
         self._backend = WireGuardBackend(conf, dns=dns)
         self._pool = WireGuardConnectionPool(
             self._backend,
-            ssl_context=_families.resuming(context, verify),
+            ssl_context=context,
             http1=http1,
             http2=http2,
             local_address=local_address,
@@ -206,12 +206,12 @@ class AsyncWireGuardTransport(httpx2.AsyncHTTPTransport):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> None:
         _families.check_http2(http2, httpx2.__name__)
-        context = httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        context = _families.ssl_context(httpx2.create_ssl_context, verify, cert, trust_env)
         super().__init__(verify=context)
         self._backend = AsyncWireGuardBackend(conf, dns=dns)
         self._pool = AsyncWireGuardConnectionPool(
             self._backend,
-            ssl_context=_families.resuming(context, verify),
+            ssl_context=context,
             http1=http1,
             http2=http2,
             local_address=local_address,

@@ -9,6 +9,8 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from httpx_wireguard._streams import AsyncTcpStream, SyncStream
 from httpx_wireguard._waiting import run
 from tests.http_clients import FAMILIES, Family
 from tests.memory_tunnel import MemoryDriver, MemorySocket, MemoryTunnel
-from tests.tls_server import TlsServer, client_context, server_context
+from tests.tls_server import TlsServer, certificate, client_context, server_context
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES, ids=str)
 
@@ -133,35 +135,79 @@ def test_a_server_that_ends_the_connection_during_the_handshake(
 
 
 def test_a_tls_session_is_used_once_and_few_are_kept(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Context(ssl.SSLContext):
-        def wrap_bio(self, *arguments: Any) -> Any:
-            return arguments[-2:]
-
-    class Closing:
-        def __init__(self, host: str) -> None:
-            self.server_hostname = host
-            self.session = f"of {host}"
-
     monkeypatch.setattr(_families, "MAX_SESSIONS", 2)
-    context: Any = _families.ResumingContext(Context(ssl.PROTOCOL_TLS_CLIENT))
+    context: Any = _families.PoolContext(lambda: RecordedContext(ssl.PROTOCOL_TLS_CLIENT))
+    given = [context.wrap_bio(None, None, False, "a")[1]]
     for host in "abc":
-        context.keep_session(Closing(host))
-    given = [context.wrap_bio(None, None, False, host)[1] for host in "abcc"]
-    assert given == [None, "of b", "of c", None]
+        context.keep_session(closing(host))
+    given += [context.wrap_bio(None, None, False, host)[1] for host in "abcc"]
+    assert given == [None, None, "of b", "of c", None]
 
 
-def test_only_a_context_of_the_standard_library_resumes(family: Family) -> None:
+def test_only_a_context_of_the_standard_library_resumes(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others verify in ways of their own, and perhaps not what was resumed."""
+    monkeypatch.setattr(RecordedContext, "__module__", "truststore")
+    context: Any = _families.PoolContext(lambda: RecordedContext(ssl.PROTOCOL_TLS_CLIENT))
+    for _ in range(2):
+        assert context.wrap_bio(None, None, False, "a")[1] is None
+        context.keep_session(closing("a"))
+    assert not context.options & ssl.OP_IGNORE_UNEXPECTED_EOF
 
-    class Truststore(ssl.SSLContext):
-        pass
 
-    own = ssl.create_default_context()
-    for verify in (True, False, "ca.pem"):
-        assert isinstance(_families.resuming(own, verify), _families.ResumingContext)
-        other = Truststore(ssl.PROTOCOL_TLS_CLIENT)
-        assert _families.resuming(other, verify) is other
-    assert _families.resuming(own, own) is own
+def closing(host: str) -> Any:
+    """A connection's `ssl.SSLObject`, at its end."""
+    return SimpleNamespace(server_hostname=host, session=f"of {host}")
+
+
+class RecordedContext(ssl.SSLContext):
+    __module__ = "ssl"
+
+    def wrap_bio(self, *arguments: Any) -> Any:
+        return arguments[-2:]
+
+
+def test_the_default_context_is_made_when_the_first_connection_needs_it(family: Family) -> None:
+    made: list[dict[str, Any]] = []
+
+    def create_ssl_context(**arguments: Any) -> ssl.SSLContext:
+        made.append(arguments)
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    context = _families.ssl_context(create_ssl_context, True, None, False)
+    assert made == []
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(lambda _: context.check_hostname, range(8))) == {True}
+    context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), False, "server.test")
+    assert made == [{"trust_env": False}]
+
+
+def test_plain_http_needs_no_certificate_authorities(family: Family, tunnel: MemoryTunnel) -> None:
+    tunnel.tcp["10.0.0.1", 80] = answer(tunnel)
+    with family.http.Client(transport=family.ours.WireGuardTransport(tunnel)) as client:
+        assert client.get("http://10.0.0.1/").text == "ok"
+        assert client._transport._pool._ssl_context._context is None
+
+
+def test_authorities_that_the_environment_names_are_used_and_missed_at_once(
+    family: Family, tunnel: MemoryTunnel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "ca.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    with pytest.raises(FileNotFoundError):
+        family.ours.WireGuardTransport(tunnel)
+    path.write_bytes(certificate()[0])
+    tunnel.tcp["10.0.0.1", 443] = https_server(tunnel, itertools.repeat(server_context()))
+    with family.http.Client(transport=family.ours.WireGuardTransport(tunnel)) as client:
+        assert client.get("https://10.0.0.1/", extensions={"sni_hostname": "server.test"}).text == "ok"
+
+
+def test_what_the_user_gives_for_a_context_is_read_at_once(family: Family, tunnel: MemoryTunnel) -> None:
+    context = ssl.create_default_context()
+    assert _families.ssl_context(family.http.create_ssl_context, context, None, True) is context
+    with pytest.warns(DeprecationWarning), pytest.raises(FileNotFoundError):
+        family.ours.WireGuardTransport(tunnel, verify="/nowhere/ca.pem")
+    with pytest.warns(DeprecationWarning), pytest.raises(FileNotFoundError):
+        family.ours.WireGuardTransport(tunnel, cert="/nowhere/client.pem")
 
 
 def test_an_https_proxy_inside_the_tunnel(family: Family, tunnel: MemoryTunnel) -> None:
