@@ -21,7 +21,7 @@ def ones_sum(data: Buffer) -> int:
 
 
 def ones_sums(run: Sequence[Buffer]) -> list[int]:
-    """Partial sums of buffers of one length, which are not small. An odd length counts as padded with a zero byte."""
+    """Partial sums of buffers of one length, not brought down to 16 bits; an odd length counts as in `ones_sum`."""
     # One's complement addition of 16-bit words wraps the carry around, which is arithmetic modulo 2**16 - 1. There
     # 2**16 is congruent to 1, so a whole buffer read as one big-endian number, w0 * 2**(16n) + ... + wn, is congruent
     # to w0 + ... + wn: one C-speed division replaces the loop.

@@ -201,6 +201,20 @@ def test_authorities_that_the_environment_names_are_used_and_missed_at_once(
         assert client.get("https://10.0.0.1/", extensions={"sni_hostname": "server.test"}).text == "ok"
 
 
+@pytest.mark.parametrize("trust_env", [True, False])
+def test_a_default_context_that_was_made_late_verifies(family: Family, tunnel: MemoryTunnel, trust_env: bool) -> None:
+    def serve(sock: MemorySocket) -> None:
+        with contextlib.suppress(ssl.SSLError):  # the client's alert
+            TlsServer(SyncStream(AsyncTcpStream(tunnel.driver, sock)))
+
+    tunnel.tcp["10.0.0.1", 443] = serve
+    with (
+        family.http.Client(transport=family.ours.WireGuardTransport(tunnel, trust_env=trust_env)) as client,
+        pytest.raises(family.http.ConnectError, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        client.get("https://10.0.0.1/")
+
+
 def test_what_the_user_gives_for_a_context_is_read_at_once(family: Family, tunnel: MemoryTunnel) -> None:
     context = ssl.create_default_context()
     assert _families.ssl_context(family.http.create_ssl_context, context, None, True) is context
