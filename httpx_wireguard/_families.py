@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -13,8 +14,6 @@ from httpx_wireguard._config import Config
 from httpx_wireguard._tunnel import AsyncTunnel, Tunnel
 
 if TYPE_CHECKING:
-    import ssl
-
     from httpx_wireguard._tls import SupportsWrapBio
 
 Conf = str | os.PathLike[str] | Config
@@ -193,8 +192,6 @@ class PoolContext:
             if self._context is None:
                 self._context = self._make()
                 if type(self._context).__module__ == "ssl":  # others verify in their own ways; perhaps not who resumes
-                    import ssl  # here: only who speaks TLS needs it
-
                     self._resumes = True
                     # else a session ends with a connection that the server closes without close_notify
                     self._context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
@@ -232,9 +229,9 @@ def ssl_context(
     """
     named = trust_env and (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"))
     if verify is True and cert is None and (not named or Path(named).exists()):
-        return cast("ssl.SSLContext", PoolContext(partial(create_ssl_context, trust_env=trust_env)))
+        return cast(ssl.SSLContext, PoolContext(partial(create_ssl_context, trust_env=trust_env)))
     context = create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
-    return cast("ssl.SSLContext", PoolContext(lambda: context)) if isinstance(verify, (bool, str)) else context
+    return cast(ssl.SSLContext, PoolContext(lambda: context)) if isinstance(verify, (bool, str)) else context
 
 
 # -- responses

@@ -75,6 +75,7 @@ class SegmentWriter:
                 fields = [0xFFFF - (total + a + b) % 0xFFFF for a, b in zip(sequences, ones_sums(texts), strict=True)]
                 heads = map(pack, repeat(self._head(key + length)), sequences, repeat(middle), fields, repeat(tail))
                 packets += map(add, heads, texts)
+        # By itself, for it has flags of its own; and a small request, which is this one alone, pays for no loop.
         text, word, sequence = payloads[-1], word | last_flags, sequence & 0xFFFFFFFF
         field = 0xFFFF - (ones_sum(text) + constant + len(text) + sequence + word) % 0xFFFF
         middle = _MIDDLE.pack(acknowledgment, word, window)
