@@ -1,13 +1,25 @@
-"""A server that keeps a connection only until it is told to close it."""
+"""HTTP/1.1 servers on a stream of the tunnel, for tests."""
 
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from httpx_wireguard._streams import SyncStream
 from tests.tls_server import TlsServer
 
 PATIENCE = 20.0  # seconds
+
+
+def read_head(stream: Any) -> bytes:
+    """The head of a request; empty at the end of the stream."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more: bytes = stream.read(65_536)
+        if not more:
+            return b""
+        data += more
+    return data
 
 
 class OneAnswerServer:
@@ -22,9 +34,7 @@ class OneAnswerServer:
     def __call__(self, stream: SyncStream | TlsServer) -> None:
         close, closed = self.close, self.closed
         self.connections += 1
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += stream.read(65_536)
+        read_head(stream)
         stream.write(self.ANSWER)
         close.wait(PATIENCE)
         stream.close()

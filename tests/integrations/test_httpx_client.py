@@ -14,10 +14,10 @@ import pytest
 from httpx_wireguard import Config, ConnectionRefused, NameResolutionError, NoRoute, PeerConfig, Tunnel
 from httpx_wireguard._streams import SyncStream
 from httpx_wireguard.testing import HOST, IPV4, IPV6, WireGuardPeer, body
+from tests.http1_server import OneAnswerServer
 from tests.http2_server import Http2Server, fingerprint, http1_context
 from tests.http_clients import KINDS, Kind
 from tests.measures import FREE_THREADED
-from tests.one_answer_server import OneAnswerServer
 from tests.tls_server import TlsServer, certificate, client_context
 
 PATIENCE = 20.0  # seconds

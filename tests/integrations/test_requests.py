@@ -39,7 +39,7 @@ from httpx_wireguard._streams import SyncStream
 from httpx_wireguard._urllib3 import TlsSocketOverStream
 from httpx_wireguard.requests import WireGuardAdapter
 from httpx_wireguard.testing import HOST, IPV4, IPV6, SiteHandler, WireGuardPeer, body
-from tests.one_answer_server import OneAnswerServer
+from tests.http1_server import OneAnswerServer, read_head
 from tests.tls_server import TlsServer, certificate, server_context
 from tests.wg_quick import wg_quick
 
@@ -71,24 +71,13 @@ class Site(SiteHandler):
             super().do_GET()
 
 
-def read_request(stream: Any) -> bytes:
-    """The head of a request; empty at the end of the stream."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more: bytes = stream.read(65_536)
-        if not more:
-            return b""
-        data += more
-    return data
-
-
 def answer(stream: Any, text: str) -> None:
     stream.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
 
 
 def serve_https(stream: Any, context: ssl.SSLContext | None = None) -> None:
     tls = TlsServer(stream, context)
-    while head := read_request(tls):
+    while head := read_head(tls):
         answer(tls, head.split()[1].decode())
 
 
@@ -103,7 +92,7 @@ def serve_https_to_known_clients(stream: SyncStream) -> None:
 
 def serve_proxy(stream: SyncStream) -> None:
     """An HTTP proxy that answers by itself: it tells what it was asked, and plays the origin behind a CONNECT."""
-    while head := read_request(stream):
+    while head := read_head(stream):
         line, *fields = head.decode().split("\r\n")
         if line.startswith("CONNECT"):
             stream.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -120,7 +109,7 @@ def serve_silence(stream: SyncStream) -> None:
 
 def serve_half(stream: SyncStream) -> None:
     """Sends two of the four bytes that it promises."""
-    read_request(stream)
+    read_head(stream)
     stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok")
     serve_silence(stream)
 

@@ -34,6 +34,7 @@ from httpx_wireguard._streams import SyncStream
 from httpx_wireguard._urllib3 import Closer, SocketOverStream, WireGuardHTTPConnection, check_urllib3, wait_for_closing
 from httpx_wireguard.requests import WireGuardPoolManager, WireGuardProxyManager
 from httpx_wireguard.testing import HOST, IPV4, IPV6, WireGuardPeer, body
+from tests.http1_server import read_head
 from tests.tls_server import TlsServer, certificate, server_context
 from tests.wg_quick import wg_quick
 
@@ -41,16 +42,6 @@ PATIENCE = 20.0  # seconds
 DEAF = threading.Event()  # set: the server that reads nothing may go
 SECURE = "server.test"  # the name in the certificate
 FINGERPRINT = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate()[0].decode())).hexdigest()
-
-
-def read_head(stream: Any) -> bytes:
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more: bytes = stream.read(65_536)
-        if not more:
-            return b""
-        data += more
-    return data
 
 
 def serve_https(stream: SyncStream, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> None:
